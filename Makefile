@@ -1,0 +1,53 @@
+# `make` lists the targets. Each installs what it needs and asks nothing.
+# Build products stay out of the checkout: in $BODHI_CACHE.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+BODHI_CACHE ?= $(HOME)/.cache/bodhi
+CARGO_TARGET_DIR ?= $(BODHI_CACHE)/target
+export BODHI_CACHE CARGO_TARGET_DIR
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export npm_config_update_notifier := false
+
+TOOLCHAIN := $(shell scripts/toolchain.sh)
+ifneq ($(TOOLCHAIN),)
+export RUSTUP_TOOLCHAIN := $(TOOLCHAIN)
+endif
+
+# More arguments for `bodhi up`, as in: make up ARGS="--manifests my-models"
+ARGS ?=
+
+.PHONY: help
+help: ## list the targets
+	@echo "Bodhi, a gateway for language models. Targets:"
+	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+.PHONY: up
+up: ## build what is needed and start the gateway on http://localhost:1135
+	@scripts/setup.sh build
+	cargo build -p bodhi-cli
+	@exec "$$CARGO_TARGET_DIR/debug/bodhi" up $(ARGS)
+
+.PHONY: check
+check: ## formatting, lints and forbidden dependencies: run before each commit
+	@scripts/setup.sh build check
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	@scripts/check-deps.py
+
+.PHONY: test-fast
+test-fast: ## all Rust tests, without the client libraries
+	@scripts/setup.sh build test
+	cargo build --workspace --bins
+	cargo test --workspace --no-fail-fast
+
+.PHONY: test
+test: ## everything: checks, Rust tests, the official client libraries
+	@scripts/setup.sh build test sdk
+	@$(MAKE) check
+	@$(MAKE) test-fast
+	@echo "make test: everything passed"
