@@ -5,6 +5,7 @@
 //! once, at the border, into types that cannot be wrong; decisions (which model,
 //! may this token, may this address be dialled) are plain functions over them.
 
+pub mod digest;
 pub mod egress;
 pub mod names;
 pub mod permission;
@@ -13,3 +14,4 @@ pub mod routing;
 pub mod secret;
 pub mod snapshot;
 pub mod token;
+pub mod wire;

@@ -5,13 +5,18 @@
 //! [`Table`](crate::routing::Table) for names, plain maps for the rest.
 
 mod credential;
+mod decode;
+mod encode;
 mod policy;
+mod resource;
 mod route;
 mod token;
 mod upstream;
 
 pub use credential::{AllowedOrigins, Credential, OriginPattern, OriginPatternError};
+pub use decode::DecodeError;
 pub use policy::{Policy, ResponsesIsolation};
+pub use resource::{Kind, KindSet, POLICY_NAME, Resource};
 pub use route::{Pattern, Refusal, Route, RouteModel, ServedKey, ServedName, Serving, Visibility};
 pub use token::{Globs, ModelCap, Scope, Token, TokenHash, TokenLimits, TokenTable};
 pub use upstream::{
@@ -41,4 +46,7 @@ pub struct Snapshot {
     pub tokens: Option<TokenTable>,
     /// Gateway-wide lists and caps.
     pub policy: Arc<Policy>,
+    /// Upstreams that this data plane could not accept and holds no earlier version of.
+    /// A route to one of them answers this refusal.
+    pub rejected: Arc<Map<ObjectRef, Refusal>>,
 }

@@ -1,5 +1,6 @@
 //! A provider as a data plane calls it.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use http::{HeaderName, HeaderValue};
 use ipnet::IpNet;
 
 use crate::names::ObjectRef;
-use crate::provider::Format;
+use crate::provider::{Format, anthropic};
 
 /// How an origin is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -266,6 +267,42 @@ pub struct Upstream {
     pub roots: Roots,
     /// Which addresses may be dialled.
     pub egress: EgressScope,
+}
+
+impl Upstream {
+    /// The headers sent besides the client's: the object's own, and what its format needs.
+    ///
+    /// `anthropic_oauth` always carries the OAuth beta; where the object sets no headers at all,
+    /// the format's defaults join it.
+    pub fn effective_headers(&self) -> Vec<(HeaderName, HeaderValue)> {
+        let mut headers = self.extra_headers.clone();
+        if self.format != Format::AnthropicOauth {
+            return headers;
+        }
+        let beta = HeaderName::from_static("anthropic-beta");
+        if headers.is_empty() {
+            let version = HeaderName::from_static("anthropic-version");
+            headers.push((version, HeaderValue::from_static(anthropic::VERSION)));
+            headers.push((
+                beta.clone(),
+                HeaderValue::from_static(anthropic::OAUTH_DEFAULT_BETA),
+            ));
+        }
+        headers.push((beta, HeaderValue::from_static(anthropic::OAUTH_BETA)));
+        headers
+    }
+
+    /// The JSON object merged into bodies: the object's own, else what its format needs.
+    pub fn effective_body(&self) -> Option<Cow<'_, str>> {
+        match (&self.extra_body, self.format) {
+            (Some(body), _) => Some(Cow::Borrowed(body)),
+            (None, Format::AnthropicOauth) => Some(Cow::Owned(format!(
+                r#"{{"max_tokens":{}}}"#,
+                anthropic::OAUTH_DEFAULT_MAX_TOKENS
+            ))),
+            (None, _) => None,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,18 @@
+//! Compiles the schema with protox, so that no protoc has to be installed.
+
+use std::error::Error;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=schema");
+    let files = protox::compile(
+        [
+            "schema/bodhi/sync/v1/sync.proto",
+            "schema/bodhi/telemetry/v1/telemetry.proto",
+        ],
+        ["schema"],
+    )?;
+    tonic_prost_build::configure()
+        .bytes(".bodhi.sync.v1")
+        .compile_fds(files)?;
+    Ok(())
+}
