@@ -1,0 +1,219 @@
+//! The master keys: parsed from text, kept in a file of mode 0600.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use zeroize::Zeroizing;
+
+const ID_MAX: usize = 32;
+/// Far more than any key ring; a wrong path should not be read whole.
+const FILE_MAX: u64 = 64 * 1024;
+
+/// Why there is no key ring. Holds nothing of the keys.
+#[derive(Debug, thiserror::Error)]
+pub enum RingError {
+    /// The file cannot be read or made.
+    #[error("master key file {0}: {1}")]
+    File(PathBuf, #[source] io::Error),
+    /// Others may read the file.
+    #[error(
+        "master key file {0} has mode {1:03o}: others may read it; run 'chmod 600 {0}' and consider the keys known"
+    )]
+    Exposed(PathBuf, u32),
+    /// No key at all.
+    #[error(
+        "there is no master key: write one line, an id and 32 random bytes in base64, such as the output of 'echo \"k1 $(head -c 32 /dev/urandom | base64)\"'"
+    )]
+    Empty,
+    /// A line that is not `ID BASE64`.
+    #[error(
+        "line {0} of the master keys is not an id of 1 to {ID_MAX} characters (A-Z a-z 0-9 . _ -), a blank and 32 bytes in base64"
+    )]
+    Line(usize),
+    /// An id that an earlier line has.
+    #[error("line {0} of the master keys repeats an earlier line's id")]
+    Repeated(usize),
+}
+
+/// Master keys, oldest first.
+///
+/// Its text has one key per line: an id, a blank, 32 bytes in base64. Empty lines and
+/// those that begin with `#` are skipped. To rotate, append a line; drop the old one
+/// after the next start, which seals everything anew.
+pub struct KeyRing {
+    keys: Vec<(String, Zeroizing<[u8; 32]>)>,
+}
+
+impl std::fmt::Debug for KeyRing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ids: Vec<_> = self.keys.iter().map(|(id, _)| id).collect();
+        f.debug_tuple("KeyRing").field(&ids).finish()
+    }
+}
+
+impl KeyRing {
+    /// Parses the text form, as a file or an environment variable holds it.
+    pub fn parse(text: &str) -> Result<Self, RingError> {
+        let mut keys: Vec<(String, Zeroizing<[u8; 32]>)> = Vec::new();
+        for (line, text) in (1..).zip(text.lines().map(str::trim)) {
+            if text.is_empty() || text.starts_with('#') {
+                continue;
+            }
+            let (id, key) = parse_line(text).ok_or(RingError::Line(line))?;
+            if keys.iter().any(|(other, _)| other == id) {
+                return Err(RingError::Repeated(line));
+            }
+            keys.push((id.to_owned(), key));
+        }
+        match keys.is_empty() {
+            true => Err(RingError::Empty),
+            false => Ok(Self { keys }),
+        }
+    }
+
+    /// Reads a file that the operator names. One that everybody may read is refused; a group
+    /// may, as Kubernetes mounts Secrets so.
+    pub fn read(path: &Path) -> Result<Self, RingError> {
+        let fault = |e| RingError::File(path.to_owned(), e);
+        let file = File::open(path).map_err(fault)?;
+        let mode = file.metadata().map_err(fault)?.mode() & 0o777;
+        if mode & 0o007 != 0 {
+            return Err(RingError::Exposed(path.to_owned(), mode));
+        }
+        let mut text = Zeroizing::new(String::new());
+        file.take(FILE_MAX)
+            .read_to_string(&mut text)
+            .map_err(fault)?;
+        Self::parse(&text)
+    }
+
+    /// Reads the file, or makes it with one new key, mode 0600, durably: a key that seals
+    /// must not be lost. `random` must come from the operating system's generator.
+    pub fn read_or_create(path: &Path, random: &Zeroizing<[u8; 32]>) -> Result<Self, RingError> {
+        match Self::create(path, random) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Self::read(path),
+            Err(e) => Err(RingError::File(path.to_owned(), e)),
+            Ok(()) => Self::read(path),
+        }
+    }
+
+    /// Written beside and linked into place, so that a crash leaves no half of a key and two
+    /// starts at once agree on one.
+    fn create(path: &Path, random: &Zeroizing<[u8; 32]>) -> io::Result<()> {
+        let dir = path.parent().filter(|d| !d.as_os_str().is_empty());
+        let dir = dir.unwrap_or(Path::new("."));
+        if path.try_exists()? {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let beside = path.with_extension(format!("new-{}", std::process::id()));
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&beside)?;
+        let text = Zeroizing::new(format!(
+            "# Bodhi's master keys, oldest first. Whoever has this file and the store can read \
+             the stored provider keys; without it nobody can. Keep a copy apart from the store.\n\
+             k1 {}\n",
+            *Zeroizing::new(STANDARD.encode(random.as_slice()))
+        ));
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        let linked = std::fs::hard_link(&beside, path);
+        std::fs::remove_file(&beside)?;
+        linked?;
+        File::open(dir)?.sync_all()
+    }
+
+    /// The key that seals.
+    pub(super) fn newest(&self) -> (&str, &[u8; 32]) {
+        let (id, key) = self.keys.last().expect("parse refuses an empty ring");
+        (id, key)
+    }
+
+    pub(super) fn get(&self, id: &str) -> Option<&[u8; 32]> {
+        self.keys
+            .iter()
+            .find(|(own, _)| own == id)
+            .map(|(_, key)| &**key)
+    }
+
+    /// Whether `id` names the key that seals.
+    pub(crate) fn is_newest(&self, id: &str) -> bool {
+        self.newest().0 == id
+    }
+}
+
+/// The length of a parsed id.
+pub(super) fn id_len(id: &str) -> u8 {
+    u8::try_from(id.len()).expect("parse_line allows 32 bytes at most")
+}
+
+fn parse_line(text: &str) -> Option<(&str, Zeroizing<[u8; 32]>)> {
+    let (id, key) = text.split_once([' ', '\t'])?;
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    if id.is_empty() || id.len() > ID_MAX || !id.bytes().all(allowed) {
+        return None;
+    }
+    let bytes = Zeroizing::new(STANDARD.decode(key.trim()).ok()?);
+    let key = Zeroizing::new(<[u8; 32]>::try_from(bytes.as_slice()).ok()?);
+    Some((id, key))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
+    #[test]
+    fn texts_are_judged_line_by_line() {
+        let ring = KeyRing::parse(&format!("# c\n\n a {KEY}\nb\t{KEY}\n")).unwrap();
+        assert!(ring.is_newest("b") && ring.get("a").is_some() && ring.get("c").is_none());
+        assert!(matches!(KeyRing::parse("# only\n"), Err(RingError::Empty)));
+        let repeated = KeyRing::parse(&format!("a {KEY}\na {KEY}"));
+        assert!(matches!(repeated, Err(RingError::Repeated(2))));
+        for bad in [KEY, "a AAEC", "a/b AAEC", "a !"] {
+            assert!(
+                matches!(KeyRing::parse(bad), Err(RingError::Line(1))),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_made_file_is_private_and_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("master.key");
+        KeyRing::read_or_create(&path, &Zeroizing::new([7; 32])).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        let again = KeyRing::read_or_create(&path, &Zeroizing::new([8; 32])).unwrap();
+        assert_eq!(again.newest(), ("k1", &[7; 32]));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_that_others_may_read_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("master.key");
+        std::fs::write(&path, format!("k1 {KEY}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(matches!(
+            KeyRing::read(&path),
+            Err(RingError::Exposed(_, 0o644))
+        ));
+    }
+
+    #[test]
+    fn debug_shows_ids_only() {
+        let ring = KeyRing::parse(&format!("k1 {KEY}")).unwrap();
+        assert_eq!(format!("{ring:?}"), r#"KeyRing(["k1"])"#);
+    }
+}
