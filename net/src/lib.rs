@@ -1,1 +1,5 @@
-//! bodhi-net
+//! What every program of Bodhi needs of the network: dialling only what may be
+//! dialled, and going down in good order.
+
+pub mod dial;
+pub mod drain;
