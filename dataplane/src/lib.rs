@@ -1,0 +1,3 @@
+//! bodhi-dataplane
+
+pub mod proxy;

@@ -1,0 +1,4 @@
+//! The way of a request through the data plane.
+
+pub mod body;
+pub mod stream;

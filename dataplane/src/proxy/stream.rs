@@ -1,0 +1,1 @@
+//! What the relay must know of a streamed response.
