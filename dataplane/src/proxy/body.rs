@@ -18,6 +18,7 @@ mod extra;
 mod fields;
 mod frames;
 mod locate;
+mod lookup;
 mod plain;
 mod scan;
 mod splice;
@@ -31,15 +32,17 @@ use std::borrow::Cow;
 use bytes::Bytes;
 
 pub use self::error::BodyError;
+
 pub use self::extra::{ExtraBody, ExtraBodyError};
 use self::fields::{Fields, Slot, Value};
 use self::frames::Frames;
+pub(crate) use self::lookup::Lookup;
 use self::scan::{Kind, Scanner};
 pub use self::splice::Prepared;
 
-/// Whose API a request speaks. It decides which keys policy reads.
+/// What a request body is written in. It decides which keys policy reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Surface {
+pub enum Dialect {
     /// Chat completions, completions, embeddings, rerank.
     OpenAi,
     /// OpenAI's Responses.
@@ -66,12 +69,12 @@ pub enum OutputField {
 impl OutputField {
     /// The fields of a format, the usual one first.
     #[must_use]
-    pub const fn of(surface: Surface) -> &'static [Self] {
-        match surface {
-            Surface::OpenAi => &[Self::MaxTokens, Self::MaxCompletionTokens],
-            Surface::Responses => &[Self::MaxOutputTokens],
-            Surface::Anthropic => &[Self::MaxTokens],
-            Surface::Gemini => &[Self::GenerationConfig],
+    pub const fn of(dialect: Dialect) -> &'static [Self] {
+        match dialect {
+            Dialect::OpenAi => &[Self::MaxTokens, Self::MaxCompletionTokens],
+            Dialect::Responses => &[Self::MaxOutputTokens],
+            Dialect::Anthropic => &[Self::MaxTokens],
+            Dialect::Gemini => &[Self::GenerationConfig],
         }
     }
 
@@ -116,7 +119,7 @@ impl OutputField {
 /// Takes in a body, frame by frame.
 #[derive(Debug)]
 pub struct Intake {
-    surface: Surface,
+    dialect: Dialect,
     limit: usize,
     frames: Frames,
     scanner: Scanner,
@@ -126,13 +129,13 @@ pub struct Intake {
 impl Intake {
     /// For a body of at most `limit` bytes.
     #[must_use]
-    pub fn new(surface: Surface, limit: usize) -> Self {
+    pub fn new(dialect: Dialect, limit: usize) -> Self {
         Self {
-            surface,
+            dialect,
             limit,
             frames: Frames::default(),
             scanner: Scanner::default(),
-            fields: Fields::new(surface),
+            fields: Fields::new(dialect),
         }
     }
 
@@ -177,7 +180,7 @@ impl Intake {
             expected: "an object",
         })?;
         let mut body = Body {
-            surface: self.surface,
+            dialect: self.dialect,
             frames: self.frames,
             fields: self.fields,
             top,
@@ -191,7 +194,7 @@ impl Intake {
 /// A body that was taken in whole and has one meaning.
 #[derive(Debug)]
 pub struct Body {
-    surface: Surface,
+    dialect: Dialect,
     frames: Frames,
     fields: Fields,
     /// The whole object.
@@ -255,7 +258,7 @@ impl Body {
     /// The output limits that the client asked for, in tokens. One that does
     /// not fit 64 bits reads as the largest that does.
     pub fn output_limits(&self) -> impl Iterator<Item = (OutputField, u64)> {
-        OutputField::of(self.surface).iter().filter_map(|field| {
+        OutputField::of(self.dialect).iter().filter_map(|field| {
             let value = self.fields.get(field.slot())?;
             let count = fields::count(&self.frames.bytes(value.span()))?;
             Some((*field, count))

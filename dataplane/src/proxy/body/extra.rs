@@ -9,7 +9,7 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use thiserror::Error;
 
-use super::{OutputField, Surface, fields, text};
+use super::{Dialect, OutputField, fields, text};
 
 /// Keys that a request decides and a configuration may not.
 const RESERVED: [&str; 5] = ["model", "stream", "messages", "input", "contents"];
@@ -37,7 +37,7 @@ pub enum ExtraBodyError {
 /// arrays win, objects merge recursively, absent keys are added.
 #[derive(Debug, Clone)]
 pub struct ExtraBody {
-    pub(super) surface: Surface,
+    pub(super) dialect: Dialect,
     pub(super) members: Vec<Member>,
     /// Anthropic only: the configured system blocks, without the brackets of
     /// their array. They are put in front of the client's, not merged.
@@ -67,19 +67,19 @@ impl ExtraBody {
     ///
     /// # Errors
     /// See [`ExtraBodyError`].
-    pub fn parse(surface: Surface, json: &[u8]) -> Result<Self, ExtraBodyError> {
+    pub fn parse(dialect: Dialect, json: &[u8]) -> Result<Self, ExtraBodyError> {
         let Object(pairs) = serde_json::from_slice(json)?;
         let reserved = |key: &str| RESERVED.iter().any(|name| key.eq_ignore_ascii_case(name));
         if let Some((key, _)) = pairs.iter().find(|(key, _)| reserved(key)) {
             return Err(ExtraBodyError::Reserved(key.clone()));
         }
         let mut extra = Self {
-            surface,
+            dialect,
             members: members(pairs)?,
             system: None,
             count: 0,
         };
-        if surface == Surface::Anthropic {
+        if dialect == Dialect::Anthropic {
             extra.take_system()?;
         }
         extra.check_limits()?;
@@ -92,7 +92,7 @@ impl ExtraBody {
     #[must_use]
     pub fn system_only(&self) -> Option<Self> {
         self.system.as_ref().map(|system| Self {
-            surface: self.surface,
+            dialect: self.dialect,
             members: Vec::new(),
             system: Some(system.clone()),
             count: 0,
@@ -103,7 +103,7 @@ impl ExtraBody {
     /// system blocks of both are kept, those of `under` first.
     pub(super) fn over(&self, under: &Self) -> Self {
         let mut merged = self.clone();
-        add_absent(self.surface, &mut merged.members, &under.members);
+        add_absent(self.dialect, &mut merged.members, &under.members);
         merged.system = match (&under.system, &self.system) {
             (Some(first), Some(then)) => Some([first, &b","[..], then].concat().into()),
             (first, then) => first.clone().or_else(|| then.clone()),
@@ -114,12 +114,12 @@ impl ExtraBody {
 
     /// Whether there is something at `path`.
     pub(super) fn has(&self, path: &[&str]) -> bool {
-        find(self.surface, &self.members, path).is_some()
+        find(self.dialect, &self.members, path).is_some()
     }
 
     /// The output limit at `path`, where one is set.
     pub(super) fn limit(&self, path: &[&str]) -> Option<u64> {
-        match find(self.surface, &self.members, path)? {
+        match find(self.dialect, &self.members, path)? {
             Node::Leaf(raw) => fields::count(raw),
             Node::Object(_) => None,
         }
@@ -132,14 +132,14 @@ impl ExtraBody {
             return;
         };
         for key in objects {
-            let node = entry(self.surface, members, key);
+            let node = entry(self.dialect, members, key);
             if !matches!(node, Node::Object(_)) {
                 *node = Node::Object(Vec::new());
             }
             let Node::Object(inner) = node else { return };
             members = inner;
         }
-        *entry(self.surface, members, last) = Node::Leaf(json);
+        *entry(self.dialect, members, last) = Node::Leaf(json);
         self.renumber();
     }
 
@@ -176,8 +176,8 @@ impl ExtraBody {
 
     /// Caps are applied to these values, so they must be understood.
     fn check_limits(&self) -> Result<(), ExtraBodyError> {
-        for field in OutputField::of(self.surface) {
-            let good = match find(self.surface, &self.members, field.path()) {
+        for field in OutputField::of(self.dialect) {
+            let good = match find(self.dialect, &self.members, field.path()) {
                 None => true,
                 Some(Node::Leaf(raw)) => &raw[..] == b"null" || fields::count(raw).is_some(),
                 Some(Node::Object(_)) => false,
@@ -202,8 +202,8 @@ fn not_system() -> ExtraBodyError {
 
 /// Whether two keys name one field. Protobuf JSON (Gemini) has two spellings
 /// of each: `maxOutputTokens` and `max_output_tokens`.
-pub(super) fn same_key(surface: Surface, one: &str, other: &str) -> bool {
-    if one == other || surface != Surface::Gemini {
+pub(super) fn same_key(dialect: Dialect, one: &str, other: &str) -> bool {
+    if one == other || dialect != Dialect::Gemini {
         return one == other;
     }
     let spelling = |key: &str| {
@@ -241,19 +241,19 @@ pub(super) fn write_member(member: &Member, out: &mut String) {
     }
 }
 
-fn find<'t>(surface: Surface, members: &'t [Member], path: &[&str]) -> Option<&'t Node> {
+fn find<'t>(dialect: Dialect, members: &'t [Member], path: &[&str]) -> Option<&'t Node> {
     let (first, rest) = path.split_first()?;
-    let same = |member: &&Member| same_key(surface, &member.key, first);
+    let same = |member: &&Member| same_key(dialect, &member.key, first);
     let node = &members.iter().find(same)?.node;
     match node {
         _ if rest.is_empty() => Some(node),
-        Node::Object(members) => find(surface, members, rest),
+        Node::Object(members) => find(dialect, members, rest),
         Node::Leaf(_) => None,
     }
 }
 
-fn entry<'t>(surface: Surface, members: &'t mut Vec<Member>, key: &str) -> &'t mut Node {
-    let same = |member: &Member| same_key(surface, &member.key, key);
+fn entry<'t>(dialect: Dialect, members: &'t mut Vec<Member>, key: &str) -> &'t mut Node {
+    let same = |member: &Member| same_key(dialect, &member.key, key);
     let index = members.iter().position(same).unwrap_or_else(|| {
         members.push(Member {
             id: 0,
@@ -265,15 +265,15 @@ fn entry<'t>(surface: Surface, members: &'t mut Vec<Member>, key: &str) -> &'t m
     &mut members[index].node
 }
 
-fn add_absent(surface: Surface, into: &mut Vec<Member>, from: &[Member]) {
+fn add_absent(dialect: Dialect, into: &mut Vec<Member>, from: &[Member]) {
     for member in from {
-        let same = |other: &&mut Member| same_key(surface, &other.key, &member.key);
+        let same = |other: &&mut Member| same_key(dialect, &other.key, &member.key);
         match into.iter_mut().find(same) {
             None => into.push(member.clone()),
             Some(present) => {
                 if let (Node::Object(into), Node::Object(from)) = (&mut present.node, &member.node)
                 {
-                    add_absent(surface, into, from);
+                    add_absent(dialect, into, from);
                 }
             }
         }

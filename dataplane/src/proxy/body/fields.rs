@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 use super::frames::{Frames, Span};
 use super::scan::{Inside, Kind, Note, Visitor};
 use super::text::{self, Likeness};
-use super::{BodyError, Surface};
+use super::{BodyError, Dialect};
 
 /// One value that policy reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -201,12 +201,12 @@ static GEMINI: [Key; 4] = [
     },
 ];
 
-fn shape(surface: Surface) -> Shape {
-    match surface {
-        Surface::OpenAi => &OPENAI,
-        Surface::Responses => &RESPONSES,
-        Surface::Anthropic => &ANTHROPIC,
-        Surface::Gemini => &GEMINI,
+fn shape(dialect: Dialect) -> Shape {
+    match dialect {
+        Dialect::OpenAi => &OPENAI,
+        Dialect::Responses => &RESPONSES,
+        Dialect::Anthropic => &ANTHROPIC,
+        Dialect::Gemini => &GEMINI,
     }
 }
 
@@ -266,13 +266,13 @@ struct Open {
 }
 
 impl Fields {
-    pub(super) fn new(surface: Surface) -> Self {
+    pub(super) fn new(dialect: Dialect) -> Self {
         Self {
             levels: SmallVec::new(),
             found: SmallVec::new(),
             top: None,
             start: 0,
-            shape: shape(surface),
+            shape: shape(dialect),
         }
     }
 

@@ -7,7 +7,7 @@ use super::extra::{ExtraBody, Member, Node, same_key};
 use super::fields::Value;
 use super::frames::Frames;
 use super::scan::{Inside, Kind, Note, Scanner, Visitor};
-use super::{Body, BodyError, Surface, text};
+use super::{Body, BodyError, Dialect, text};
 
 /// Where the client has the members of an extra body. Of a key that occurs
 /// several times the last counts, as it does for decoders.
@@ -24,7 +24,7 @@ impl Located {
 /// Looks for every member of `extra`.
 pub(super) fn locate(body: &Body, extra: &ExtraBody) -> Located {
     let mut search = Search {
-        surface: extra.surface,
+        dialect: extra.dialect,
         members: &extra.members,
         levels: SmallVec::new(),
         located: vec![None; extra.count],
@@ -39,7 +39,7 @@ pub(super) fn locate(body: &Body, extra: &ExtraBody) -> Located {
 }
 
 struct Search<'e> {
-    surface: Surface,
+    dialect: Dialect,
     members: &'e [Member],
     levels: SmallVec<[Level<'e>; 4]>,
     located: Vec<Option<Value>>,
@@ -78,7 +78,7 @@ impl<'e> Search<'e> {
 
 impl Visitor for Search<'_> {
     fn key(&mut self, at: usize, inside: &[u8]) -> Result<(), BodyError> {
-        let surface = self.surface;
+        let dialect = self.dialect;
         let Some(level) = self.levels.last_mut() else {
             return Ok(());
         };
@@ -86,7 +86,7 @@ impl Visitor for Search<'_> {
         let Ok(key) = text::decode(inside) else {
             return Ok(());
         };
-        let same = |member: &&Member| same_key(surface, &member.key, &key);
+        let same = |member: &&Member| same_key(dialect, &member.key, &key);
         let Some(member) = level.members.iter().find(same) else {
             return Ok(());
         };

@@ -10,7 +10,7 @@ use super::extra::{self, ExtraBody, Member, Node};
 use super::fields::{Slot, Value, count};
 use super::locate::{self, Located};
 use super::scan::{Kind, Note};
-use super::{Body, Edits, OutputCap, OutputField, Surface, text};
+use super::{Body, Dialect, Edits, OutputCap, OutputField, text};
 
 /// A body ready to be sent: slices in order.
 #[derive(Debug, Clone, Default)]
@@ -67,7 +67,7 @@ pub(super) fn prepare(body: &Body, edits: &Edits<'_>) -> Prepared {
     if let Some(cap) = &edits.cap {
         plan.cap(body, *cap, &mut extra);
     }
-    if edits.include_usage && body.surface == Surface::OpenAi {
+    if edits.include_usage && body.dialect == Dialect::OpenAi {
         plan.include_usage(body, &mut extra);
     }
     if let Some(extra) = extra {
@@ -137,7 +137,7 @@ impl Plan {
         for value in body.model_values() {
             let asked = body.text(value);
             // Gemini's bodies hold resource names.
-            let kind = match body.surface == Surface::Gemini && asked.starts_with(RESOURCE) {
+            let kind = match body.dialect == Dialect::Gemini && asked.starts_with(RESOURCE) {
                 true => RESOURCE,
                 false => "",
             };
@@ -153,7 +153,7 @@ impl Plan {
     fn cap(&mut self, body: &Body, cap: OutputCap, extra: &mut Option<Cow<'_, ExtraBody>>) {
         let limit = cap.limit.to_string();
         let mut asked = false;
-        for field in OutputField::of(body.surface) {
+        for field in OutputField::of(body.dialect) {
             if let Some(value) = body.fields.get(field.slot()) {
                 if value.kind == Kind::Number {
                     asked = true;
@@ -173,9 +173,9 @@ impl Plan {
             }
         }
         if !asked {
-            let field = match OutputField::of(body.surface).contains(&cap.field) {
+            let field = match OutputField::of(body.dialect).contains(&cap.field) {
                 true => cap.field,
-                false => OutputField::of(body.surface)[0],
+                false => OutputField::of(body.dialect)[0],
             };
             self.put(
                 body,
