@@ -77,7 +77,7 @@ impl Table {
     /// The claim that answers for `name`: the exact one, else the longest prefix that leaves
     /// something over.
     pub fn find<'a>(&'a self, family: Family, name: &'a str) -> Option<Match<'a>> {
-        let space = self.names(family);
+        let space = self.family(family);
         if let Some(served) = space.exact.get(name) {
             return Some(Match {
                 served,
@@ -98,7 +98,14 @@ impl Table {
 
     /// Public exact names of a family, sorted.
     pub fn listed(&self, family: Family) -> &[Arc<ServedName>] {
-        &self.names(family).listed
+        &self.family(family).listed
+    }
+
+    /// All claims, in no order.
+    pub fn names(&self) -> impl Iterator<Item = &Arc<ServedName>> {
+        [&self.general, &self.responses]
+            .into_iter()
+            .flat_map(|space| space.exact.values().chain(space.prefixes.values()))
     }
 
     /// How many claims there are in both families.
@@ -125,7 +132,7 @@ impl Table {
         near::nearest(self.listed(family), name, visible)
     }
 
-    fn names(&self, family: Family) -> &Names {
+    fn family(&self, family: Family) -> &Names {
         match family {
             Family::General => &self.general,
             Family::Responses => &self.responses,
