@@ -1,5 +1,7 @@
 //! What every program of Bodhi needs of the network: dialling only what may be
-//! dialled, and going down in good order.
+//! dialled, TLS, and going down in good order.
 
 pub mod dial;
 pub mod drain;
+pub mod stream;
+pub mod tls;
