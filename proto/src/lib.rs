@@ -13,5 +13,6 @@ pub mod provider;
 pub mod routing;
 pub mod secret;
 pub mod snapshot;
+pub mod sync;
 pub mod token;
 pub mod wire;

@@ -49,4 +49,6 @@ pub struct Snapshot {
     /// Upstreams that this data plane could not accept and holds no earlier version of.
     /// A route to one of them answers this refusal.
     pub rejected: Arc<Map<ObjectRef, Refusal>>,
+    /// What it contains of each source, as the header `x-bodhi-mark` shows it.
+    pub mark: Arc<str>,
 }

@@ -1,5 +1,13 @@
-//! The generated code, and what is needed to step over its border: the only file
-//! that names it besides encode, decode and the gRPC edges.
+//! The generated code, and the border around it: the only file that names it besides
+//! encode, decode and the gRPC edges.
+
+mod convert;
+
+pub use convert::{WireError, deny_from_wire, deny_to_wire};
+pub(crate) use convert::{
+    mark_from as mark_from_wire, mark_to as mark_to_wire, rejection_to as rejection_to_wire,
+    rejections_from as rejections_from_wire,
+};
 
 /// Messages and services of `bodhi.sync.v1`.
 #[expect(

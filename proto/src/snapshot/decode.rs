@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
-use prost::Message as _;
 
 use super::{
     AllowedOrigins, Auth, BaseUrl, Credential, EgressScope, Features, Globs, Kind, ModelCap,
