@@ -50,8 +50,6 @@ pub struct Config {
     pub fixtures: PathBuf,
     /// How many requests are kept.
     pub keep: usize,
-    /// Serve TLS with a certificate of an own authority.
-    pub tls: bool,
     /// Fixed answers, no checks, no records.
     pub bench: bool,
 }

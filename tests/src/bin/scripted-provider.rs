@@ -102,7 +102,6 @@ async fn main() -> anyhow::Result<()> {
         name: args.name,
         fixtures: args.fixtures,
         keep: args.keep,
-        tls: args.tls,
         bench: args.bench,
     });
     if args.until_stdin_ends {

@@ -127,14 +127,12 @@ fn generate(model: &str, body: &Value) -> Result<Vec<Value>, Refusal> {
         after_tool: result.is_some(),
         tools: declared
             .map(|tool| {
-                let schema = if tool["parameters"].is_object() {
-                    &tool["parameters"]
-                } else {
-                    &tool["parametersJsonSchema"]
-                };
+                // Protocol buffers' JSON takes field names in both spellings, and clients use both.
+                let spellings = ["parameters", "parametersJsonSchema", "parameters_json_schema"];
+                let schema = spellings.into_iter().find_map(|name| tool.get(name));
                 Tool {
                     name: tool["name"].as_str().unwrap_or_default().to_owned(),
-                    schema: schema.clone(),
+                    schema: schema.cloned().unwrap_or_default(),
                 }
             })
             .collect(),

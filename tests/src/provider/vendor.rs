@@ -150,14 +150,8 @@ impl Located {
                 (401, "Incorrect API key provided."),
             ),
             Vendor::Anthropic => {
-                let oauth = head
-                    .header("anthropic-beta")
-                    .is_some_and(|beta| beta.contains("oauth-2025-04-20"));
-                let given = if oauth {
-                    bearer
-                } else {
-                    head.header("x-api-key")
-                };
+                // Recent client libraries send API keys as bearer tokens, and the provider takes both.
+                let given = head.header("x-api-key").or(bearer);
                 (
                     given,
                     (401, "x-api-key header is required"),
