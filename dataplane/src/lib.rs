@@ -1,3 +1,15 @@
-//! bodhi-dataplane
+//! The data plane: a stateless proxy that authenticates, routes, forwards and meters.
+//!
+//! It needs memory and the upstream, nothing else: configuration is pushed to it, and it goes
+//! on serving from the last one it has. A request's life is told by [`proxy`].
 
+pub mod active;
+pub mod admission;
+pub mod anonymous;
+pub mod api;
+pub mod auth;
+pub mod fallback;
+pub mod provider;
 pub mod proxy;
+pub mod telemetry;
+pub mod upstream;

@@ -1,4 +1,282 @@
-//! The way of a request through the data plane.
+//! The life of a request: authenticate, take in the body, route, admit, prepare, call, relay.
 
 pub mod body;
+mod exchange;
+mod failure;
+mod intake;
+mod listing;
+pub(crate) mod passthrough;
+mod relay;
+mod responses;
+mod route;
 pub mod stream;
+
+pub use exchange::Exchange;
+pub use relay::{Aborted, ReplyBody};
+pub use responses::{LookupFuture, OwnerLookup, Owners, ResponseRecord, Unavailable};
+
+use std::cell::{Cell as Counter, RefCell};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arc_swap::{ArcSwapOption, Cache};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, Uri};
+use hyper::body::Incoming;
+
+use bodhi_proto::snapshot::Token;
+
+use crate::active::Active;
+use crate::admission::memory::Budget;
+use crate::anonymous::Anonymous;
+use crate::api::error::{ERROR_SOURCE, Failure};
+use crate::api::{Call, Label, Surface, cors, headers};
+use crate::auth;
+use crate::fallback::Fallback;
+use crate::provider::Provider;
+use crate::telemetry::{AccessLog, Metrics, RequestId, ThreadCounters};
+use crate::upstream::{self, Upstreams};
+
+use body::Prepared;
+use passthrough::SpliceBody;
+use relay::Relay;
+
+/// The one type of response body that upstreams give.
+type UpstreamBody = upstream::UpstreamBody<SpliceBody>;
+
+/// Where serving threads find the configuration; empty until the first has arrived.
+pub type ActiveSlot = Arc<ArcSwapOption<Active>>;
+
+/// Sizes and times of the request path.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Longest body of a request that generates or embeds, in bytes.
+    pub generation_body: usize,
+    /// Longest body of any other request, in bytes.
+    pub other_body: usize,
+    /// Longest pause within a request body.
+    pub body_idle: Duration,
+    /// Longest wait for a new response id's record before the id is passed on.
+    pub record_wait: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            generation_body: 32 << 20,
+            other_body: 4 << 20,
+            body_idle: Duration::from_secs(10),
+            record_wait: Duration::from_millis(20),
+        }
+    }
+}
+
+/// What all serving threads share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The configuration served from.
+    pub active: ActiveSlot,
+    /// Sizes and times.
+    pub limits: Limits,
+    /// What calls to upstreams share.
+    pub upstreams: upstream::Shared,
+    /// Bytes of bodies in flight.
+    pub memory: Arc<Budget>,
+    /// Who owns which response.
+    pub owners: Owners,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Where log lines go.
+    pub log: AccessLog,
+    /// `--anonymous`: who a caller without a credential is.
+    pub anonymous: Option<Anonymous>,
+    /// What answers console and admin paths in standalone mode.
+    pub fallback: Option<Fallback>,
+}
+
+/// One serving thread's request path.
+pub struct Proxy {
+    shared: Arc<Shared>,
+    active: RefCell<Cache<ActiveSlot, Option<Arc<Active>>>>,
+    upstreams: Upstreams<SpliceBody>,
+    counters: Arc<ThreadCounters>,
+    next_id: Counter<RequestId>,
+}
+
+/// What a request is answered with, before its exchange is joined to it.
+enum Reply {
+    Full(Response<Bytes>),
+    Relay(Response<Box<Relay>>),
+}
+
+impl Proxy {
+    /// A thread's own state. `thread_id` is random, so that request ids do not repeat.
+    pub fn new(shared: Arc<Shared>, thread_id: u32) -> Self {
+        Self {
+            active: RefCell::new(Cache::new(Arc::clone(&shared.active))),
+            counters: shared.metrics.thread(),
+            next_id: Counter::new(RequestId {
+                thread: thread_id,
+                number: 0,
+            }),
+            upstreams: Upstreams::new(shared.upstreams.clone()),
+            shared,
+        }
+    }
+
+    /// Serves one request. It never fails: failures are answers.
+    pub async fn handle(&self, request: Request<Incoming>) -> Response<ReplyBody> {
+        let mut exchange = self.begin(&request);
+        let surface = Surface::of(request.uri().path());
+        let anonymous = self.shared.anonymous.as_ref();
+        let origin = anonymous.map(|a| a.allowed_origin(request.headers()));
+        let served = match cors::is_preflight(request.method(), request.headers()) {
+            true => Ok(Reply::Full(
+                cors::preflight(request.headers()).map(|()| Bytes::new()),
+            )),
+            false => self.serve(request, &mut exchange).await,
+        };
+        let reply = served.unwrap_or_else(|failure| {
+            exchange.failed(&failure);
+            Reply::Full(failure.response(surface, &exchange.id().to_string()))
+        });
+        let mut response = match reply {
+            Reply::Full(response) => {
+                let status = response.status().as_u16();
+                response.map(|body| exchange.full(status, body))
+            }
+            Reply::Relay(response) => Relay::joined(response, exchange),
+        };
+        match origin {
+            None => cors::allow(response.headers_mut()),
+            Some(origin) => cors::allow_only(response.headers_mut(), origin),
+        }
+        response
+    }
+
+    async fn serve(
+        &self,
+        request: Request<Incoming>,
+        exchange: &mut Exchange,
+    ) -> Result<Reply, Failure> {
+        if let Some(anonymous) = &self.shared.anonymous {
+            anonymous.guard(request.uri(), request.headers())?;
+        }
+        if let Some(fallback) = &self.shared.fallback
+            && Fallback::takes(request.uri().path())
+        {
+            exchange.endpoint(Label::Admin);
+            let (head, body) = request.into_parts();
+            let limit = self.shared.limits.other_body;
+            let body = self.take_in_plain(&head.headers, body, limit).await?;
+            let response = fallback.call(Request::from_parts(head, body)).await?;
+            return Ok(Reply::Full(response));
+        }
+        let call = Call::parse(request.method(), request.uri())?;
+        exchange.endpoint(call.label());
+        let active = self.active()?;
+        let token = self.authenticate(&active, &call, request.uri(), request.headers())?;
+        exchange.caller(&token.id);
+        match call {
+            Call::ListModels(_) | Call::GetModel(..) => {
+                listing::answer(&active, &token, &call, request.uri()).map(Reply::Full)
+            }
+            Call::Response(action, ref id) => {
+                self.response_by_id(&active, &token, &call, (action, id), request, exchange)
+                    .await
+            }
+            _ => {
+                self.forward(&active, &token, &call, request, exchange)
+                    .await
+            }
+        }
+    }
+
+    /// A request that names a model: takes it in, finds its route and passes it on.
+    async fn forward(
+        &self,
+        active: &Active,
+        token: &Token,
+        call: &Call,
+        request: Request<Incoming>,
+        exchange: &mut Exchange,
+    ) -> Result<Reply, Failure> {
+        let (head, incoming) = request.into_parts();
+        let taken = self
+            .take_in(call, &head.headers, incoming, exchange)
+            .await?;
+        let body = &taken.body;
+        let asked = route::asked_model(call, body)?;
+        exchange.model(&asked);
+        self.judge_links(token, active, body).await?;
+        let chosen = route::choose(active, token, call, &asked)?;
+        let permit = chosen.provider.enter()?;
+        let sent = passthrough::prepare(active, call, &chosen, body);
+        let head = passthrough::head(&chosen.provider, &chosen.model, call, &head)?;
+        let response = self.call(&chosen.provider, head, sent, exchange).await?;
+        let recorder = self.recorder(call, &chosen, token, &response);
+        let (parts, upstream) = response.into_parts();
+        let relay = Relay::new(call, &parts.headers, upstream, permit, recorder);
+        Ok(Reply::Relay(Response::from_parts(parts, Box::new(relay))))
+    }
+
+    /// Asks a provider. The response's head is ready to be passed on.
+    async fn call(
+        &self,
+        provider: &Provider,
+        head: passthrough::Head,
+        body: Prepared,
+        exchange: &mut Exchange,
+    ) -> Result<Response<UpstreamBody>, Failure> {
+        exchange.attempt(&provider.upstream.object);
+        let called = self
+            .upstreams
+            .call(&provider.upstream, head.with(SpliceBody::new(body)))
+            .await;
+        provider.counters.count(failure::outcome(&called));
+        let mut response =
+            called.map_err(|error| failure::before_response(&error, &provider.upstream.object))?;
+        headers::filter_response(response.headers_mut());
+        if response.status().is_client_error() || response.status().is_server_error() {
+            let source = HeaderValue::from_static("upstream");
+            response.headers_mut().insert(ERROR_SOURCE, source);
+        }
+        Ok(response)
+    }
+
+    fn begin(&self, request: &Request<Incoming>) -> Exchange {
+        let id = self.next_id.get();
+        self.next_id.set(RequestId {
+            number: id.number + 1,
+            ..id
+        });
+        let (counters, log) = (&self.counters, &self.shared.log);
+        Exchange::begin(id, request.method(), Arc::clone(counters), log.clone())
+    }
+
+    fn active(&self) -> Result<Arc<Active>, Failure> {
+        self.active.borrow_mut().load().clone().ok_or_else(|| {
+            Failure::NotReady("This data plane has not received its configuration yet.".into())
+        })
+    }
+
+    fn authenticate(
+        &self,
+        active: &Active,
+        call: &Call,
+        uri: &Uri,
+        headers: &HeaderMap,
+    ) -> Result<Arc<Token>, Failure> {
+        let tokens = active.snapshot.tokens.as_ref().ok_or_else(|| {
+            Failure::NotReady("This data plane has not received its tokens yet.".into())
+        })?;
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |d| d.as_secs() as i64);
+        let found = auth::authenticate(call.surface(), uri, headers, tokens, now);
+        match (found, &self.shared.anonymous) {
+            (Err(_), Some(anonymous)) => Ok(Arc::clone(&anonymous.token)),
+            (found, _) => found,
+        }
+    }
+}

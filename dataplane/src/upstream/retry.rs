@@ -60,14 +60,14 @@ impl Budget {
     }
 }
 
-/// Judges the `made`-th attempt, which ended in `failure`. `jitter` is random, in 0..1.
+/// Judges the `made`-th attempt, which ended in `failure`. `jitter` is random.
 pub(super) fn next(
     made: u32,
     attempts: NonZeroU32,
     failure: &Failure,
     connection: Connection,
     budget: &Budget,
-    jitter: f32,
+    jitter: u8,
 ) -> Next {
     if !failure.never_written() {
         return Next::Stop;
@@ -87,7 +87,8 @@ pub(super) fn next(
     }
     let backoff = Duration::from_millis(50) * 2u32.pow(made.saturating_sub(1).min(4));
     Next::Again {
-        after: backoff.mul_f32(0.5 + jitter.clamp(0.0, 1.0)),
+        // Half of it to one and a half, so that clients of a dead upstream do not return in step.
+        after: backoff / 2 + backoff * u32::from(jitter) / 255,
     }
 }
 
@@ -112,7 +113,7 @@ mod tests {
     fn stops_once_anything_may_have_been_acted_on() {
         let budget = Budget::new();
         for connection in [Connection::Pooled, Connection::Fresh] {
-            assert_eq!(next(1, TWO, &sent(), connection, &budget, 0.5), Next::Stop);
+            assert_eq!(next(1, TWO, &sent(), connection, &budget, 0), Next::Stop);
         }
     }
 
@@ -120,7 +121,7 @@ mod tests {
     fn a_connection_that_died_in_the_pool_costs_no_attempt() {
         let budget = Budget::new();
         while budget.spend() {}
-        let verdict = next(2, TWO, &unsent(), Connection::Pooled, &budget, 0.5);
+        let verdict = next(2, TWO, &unsent(), Connection::Pooled, &budget, 0);
         assert_eq!(verdict, AT_ONCE);
     }
 
@@ -128,13 +129,13 @@ mod tests {
     fn unsent_requests_are_retried_up_to_the_attempts_with_growing_pauses() {
         let budget = Budget::new();
         let three = NonZeroU32::new(3).unwrap();
-        let verdict = |made| next(made, three, &unsent(), Connection::Fresh, &budget, 0.5);
+        let verdict = |made| next(made, three, &unsent(), Connection::Fresh, &budget, 0);
         let after = |millis| Next::Again {
             after: Duration::from_millis(millis),
         };
         assert_eq!(
             [verdict(1), verdict(2), verdict(3)],
-            [after(50), after(100), Next::Stop]
+            [after(25), after(50), Next::Stop]
         );
     }
 
@@ -143,7 +144,7 @@ mod tests {
         let budget = Budget::new();
         let failure = Failure::TlsFailed("unknown issuer".into());
         assert_eq!(
-            next(1, TWO, &failure, Connection::Fresh, &budget, 0.5),
+            next(1, TWO, &failure, Connection::Fresh, &budget, 0),
             Next::Stop
         );
     }
@@ -155,7 +156,7 @@ mod tests {
         let mut retries = 0;
         for _ in 0..1000 {
             budget.earn();
-            if next(1, TWO, &unsent(), Connection::Fresh, &budget, 0.5) != Next::Stop {
+            if next(1, TWO, &unsent(), Connection::Fresh, &budget, 0) != Next::Stop {
                 retries += 1;
             }
         }

@@ -307,9 +307,10 @@ impl Visitor for Fields {
         else {
             return Ok(());
         };
+        let asked = text::Key::new(inside);
         for (index, key) in shape.iter().enumerate() {
             for name in key.names {
-                match text::likeness(inside, name) {
+                match asked.likeness(name) {
                     Likeness::Different => continue,
                     _ if *seen & 1 << index != 0 => {
                         return Err(BodyError::Duplicate {

@@ -61,7 +61,7 @@ struct Search {
 impl Visitor for Search {
     fn key(&mut self, _: usize, inside: &[u8]) -> Result<(), BodyError> {
         let wanted = self.depth.checked_sub(1).and_then(|i| self.path.get(i));
-        let is = |name: &&str| text::likeness(inside, name) == text::Likeness::Same;
+        let is = |name: &&str| text::Key::new(inside).likeness(name) == text::Likeness::Same;
         self.at_key = wanted.is_some_and(is);
         Ok(())
     }

@@ -70,10 +70,27 @@ enum State {
     /// So many hexadecimal digits of an escape.
     Hex(u8),
     Number(Digits),
-    /// The rest of `true`, `false` or `null`.
-    Literal(&'static [u8]),
+    /// So much of `true`, `false` or `null` was read.
+    Literal(Literal, u8),
     /// Only white space: the top-level value is complete.
     Done,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Literal {
+    True,
+    False,
+    Null,
+}
+
+impl Literal {
+    fn text(self) -> &'static [u8] {
+        match self {
+            Self::True => b"true",
+            Self::False => b"false",
+            Self::Null => b"null",
+        }
+    }
 }
 
 /// How far a number has come.
@@ -104,6 +121,11 @@ impl Digits {
             }
             _ => None,
         }
+    }
+
+    /// Any number of further digits leaves the state as it is.
+    fn repeats(self) -> bool {
+        matches!(self, Self::Integer | Self::Fraction | Self::ExponentDigits)
     }
 
     fn may_end(self) -> bool {
@@ -216,27 +238,34 @@ impl Scanner {
                     };
                     i += 1;
                 }
-                State::Number(digits) => match digits.next(byte) {
-                    Some(digits) => {
-                        self.state = State::Number(digits);
+                State::Number(mut digits) => {
+                    while let Some(next) = data.get(i).and_then(|byte| digits.next(*byte)) {
+                        digits = next;
                         i += 1;
+                        if digits.repeats() {
+                            i += leading(&data[i..], u8::is_ascii_digit);
+                        }
                     }
-                    None if digits.may_end() => {
+                    self.state = State::Number(digits);
+                    if i < data.len() {
+                        if !digits.may_end() {
+                            return Err(self.unexpected(base + i));
+                        }
                         self.value_ends(base + i, Note::Plain, frames, visitor)?;
                     }
-                    None => return Err(self.unexpected(base + i)),
-                },
-                State::Literal(rest) => {
-                    if rest.first() != Some(&byte) {
+                }
+                State::Literal(literal, read) => {
+                    let text = literal.text();
+                    if byte != text[usize::from(read)] {
                         return Err(self.unexpected(base + i));
                     }
                     i += 1;
-                    match &rest[1..] {
-                        [] => self.value_ends(base + i, Note::Plain, frames, visitor)?,
-                        rest => self.state = State::Literal(rest),
+                    self.state = State::Literal(literal, read + 1);
+                    if usize::from(read) + 1 == text.len() {
+                        self.value_ends(base + i, Note::Plain, frames, visitor)?;
                     }
                 }
-                _ if matches!(byte, b' ' | b'\n' | b'\r' | b'\t') => i += 1,
+                _ if is_space(&byte) => i += leading(&data[i..], is_space),
                 State::Value | State::ValueOrClose => {
                     if byte == b']' && self.state == State::ValueOrClose {
                         self.close(base + i, Note::Empty, frames, visitor)?;
@@ -321,9 +350,9 @@ impl Scanner {
                     _ => Digits::Integer,
                 });
             }
-            Kind::True => self.state = State::Literal(b"rue"),
-            Kind::False => self.state = State::Literal(b"alse"),
-            Kind::Null => self.state = State::Literal(b"ull"),
+            Kind::True => self.state = State::Literal(Literal::True, 1),
+            Kind::False => self.state = State::Literal(Literal::False, 1),
+            Kind::Null => self.state = State::Literal(Literal::Null, 1),
         }
         Ok(())
     }
@@ -431,11 +460,23 @@ impl Scanner {
             State::Escape => "one of \" \\ / b f n r t u after '\\'",
             State::Hex(_) => "four hexadecimal digits after '\\u'",
             State::Number(_) => "a digit",
-            State::Literal(_) => "true, false or null",
+            State::Literal(..) => "true, false or null",
             State::Done => "nothing after the top-level value",
         };
         BodyError::Syntax { at, expected }
     }
+}
+
+fn is_space(byte: &u8) -> bool {
+    matches!(byte, b' ' | b'\n' | b'\r' | b'\t')
+}
+
+/// How many of the first bytes are of a kind.
+fn leading(bytes: &[u8], is: impl Fn(&u8) -> bool) -> usize {
+    bytes
+        .iter()
+        .position(|byte| !is(byte))
+        .unwrap_or(bytes.len())
 }
 
 fn not_utf8(at: usize) -> BodyError {

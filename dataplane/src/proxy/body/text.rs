@@ -89,33 +89,53 @@ pub(super) fn decode(inside: &[u8]) -> Result<String, LoneSurrogate> {
     characters(inside).collect()
 }
 
-/// Compares a key with `name` (ASCII) as decoders would: some fold case, by
-/// Unicode's simple folding (Go's `encoding/json`), and there two letters
-/// beyond ASCII fold into it.
-pub(super) fn likeness(inside: &[u8], name: &str) -> Likeness {
-    let name = name.as_bytes();
-    if inside == name {
-        return Likeness::Same;
+/// A key of the client, to be compared with keys of the format.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Key<'a> {
+    inside: &'a [u8],
+    /// ASCII without escapes: its bytes are its characters.
+    simple: bool,
+}
+
+impl<'a> Key<'a> {
+    pub(super) fn new(inside: &'a [u8]) -> Self {
+        let simple = inside.iter().all(|byte| byte.is_ascii() && *byte != b'\\');
+        Self { inside, simple }
     }
-    if inside.len() < name.len() || inside.len() > 6 * name.len() {
-        return Likeness::Different;
-    }
-    let mut characters = characters(inside);
-    let mut same = true;
-    for byte in name {
-        let Some(Ok(c)) = characters.next() else {
-            return Likeness::Different;
-        };
-        let letter = char::from(*byte);
-        if fold(c) != letter.to_ascii_lowercase() {
-            return Likeness::Different;
+
+    /// Compares with `name` (ASCII) as decoders would: some fold case, by
+    /// Unicode's simple folding (Go's `encoding/json`), and there two letters
+    /// beyond ASCII fold into it.
+    pub(super) fn likeness(self, name: &str) -> Likeness {
+        let name = name.as_bytes();
+        if !self.simple {
+            return self.by_character(name);
         }
-        same &= c == letter;
+        match self.inside.eq_ignore_ascii_case(name) {
+            false => Likeness::Different,
+            true if self.inside == name => Likeness::Same,
+            true => Likeness::OtherCase,
+        }
     }
-    match (characters.next(), same) {
-        (Some(_), _) => Likeness::Different,
-        (None, false) => Likeness::OtherCase,
-        (None, true) => Likeness::Same,
+
+    fn by_character(self, name: &[u8]) -> Likeness {
+        let mut characters = characters(self.inside);
+        let mut same = true;
+        for byte in name {
+            let Some(Ok(c)) = characters.next() else {
+                return Likeness::Different;
+            };
+            let letter = char::from(*byte);
+            if fold(c) != letter.to_ascii_lowercase() {
+                return Likeness::Different;
+            }
+            same &= c == letter;
+        }
+        match (characters.next(), same) {
+            (Some(_), _) => Likeness::Different,
+            (None, false) => Likeness::OtherCase,
+            (None, true) => Likeness::Same,
+        }
     }
 }
 

@@ -1,0 +1,116 @@
+//! What this process serves from: the snapshot, and its parts prepared for the request path.
+//!
+//! Made on the control runtime when configuration changes; what did not change is taken
+//! over from the one before. Serving threads only ever follow pointers in it.
+
+use std::sync::Arc;
+
+use bodhi_proto::names::ObjectRef;
+use bodhi_proto::provider::Format;
+use bodhi_proto::snapshot::{Map, Pattern, ServedKey, ServedName, Serving, Snapshot};
+
+use crate::api::error::Failure;
+use crate::provider::Provider;
+use crate::proxy::body::{Dialect, ExtraBody};
+
+/// A snapshot, prepared.
+#[derive(Debug)]
+pub struct Active {
+    /// The configuration itself.
+    pub snapshot: Arc<Snapshot>,
+    providers: Map<ObjectRef, Arc<Provider>>,
+    /// The defaults of the names that have some.
+    defaults: Map<ServedKey, Arc<ExtraBody>>,
+}
+
+impl Active {
+    /// Prepares `snapshot`; providers whose parts are the same are taken over from `previous`.
+    pub fn new(snapshot: Arc<Snapshot>, previous: Option<&Self>) -> Self {
+        let providers = snapshot
+            .upstreams
+            .iter()
+            .map(|(object, upstream)| {
+                let credential = snapshot.credentials.get(object);
+                let before = previous.and_then(|p| p.providers.get(object));
+                let provider = match before {
+                    Some(same) if same.is_from(upstream, credential) => Arc::clone(same),
+                    other => Arc::new(Provider::new(
+                        Arc::clone(upstream),
+                        credential.cloned(),
+                        other.map(Arc::as_ref),
+                    )),
+                };
+                (object.clone(), provider)
+            })
+            .collect();
+        let defaults = snapshot
+            .table
+            .names()
+            .filter_map(|served| {
+                let text = served.defaults.as_deref()?;
+                let surface = body_dialect(format_of(served, &snapshot)?);
+                match ExtraBody::parse(surface, text.as_bytes()) {
+                    Ok(defaults) => Some((served.key.clone(), Arc::new(defaults))),
+                    Err(error) => {
+                        tracing::error!(name = %served.key, %error, "defaults are not usable");
+                        None
+                    }
+                }
+            })
+            .collect();
+        Self {
+            snapshot,
+            providers,
+            defaults,
+        }
+    }
+
+    /// The provider of a route.
+    pub fn provider(&self, object: &ObjectRef) -> Result<&Arc<Provider>, Failure> {
+        self.providers.get(object).ok_or_else(|| {
+            Failure::NotReady(format!(
+                "{object} was not accepted by this data plane; 'bodhi get' shows why."
+            ))
+        })
+    }
+
+    /// All providers, in no order.
+    pub fn providers(&self) -> impl Iterator<Item = &Arc<Provider>> {
+        self.providers.values()
+    }
+
+    /// The request defaults of a name.
+    pub fn defaults(&self, served: &ServedName) -> Option<&Arc<ExtraBody>> {
+        // Most names have none, and their key need not be hashed.
+        served.defaults.as_ref()?;
+        self.defaults.get(&served.key)
+    }
+}
+
+fn format_of(served: &ServedName, snapshot: &Snapshot) -> Option<Format> {
+    match &served.serving {
+        Serving::Routes(routes) => {
+            let object = &routes.first()?.upstream;
+            snapshot.upstreams.get(object).map(|u| u.format)
+        }
+        Serving::Refused(_) => None,
+    }
+}
+
+/// The dialect that bodies of a format follow.
+pub fn body_dialect(format: Format) -> Dialect {
+    match format {
+        Format::OpenAi => Dialect::OpenAi,
+        Format::OpenAiResponses => Dialect::Responses,
+        Format::Anthropic | Format::AnthropicOauth => Dialect::Anthropic,
+        Format::Gemini => Dialect::Gemini,
+    }
+}
+
+/// The text of an exact name; a prefix has none.
+pub fn exact_name(served: &ServedName) -> Option<&str> {
+    match &served.key.pattern {
+        Pattern::Exact(name) => Some(name.as_str()),
+        Pattern::Prefix(_) => None,
+    }
+}

@@ -1,0 +1,219 @@
+//! Passing a response on: bytes as they come, never held, and an honest end when the
+//! upstream breaks off.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Response};
+use http_body::{Body, Frame, SizeHint};
+
+use super::UpstreamBody;
+use super::responses::Recorder;
+use super::stream::{EventBoundary, terminal_event};
+use super::{Exchange, body};
+use crate::api::Call;
+use crate::api::error::Failure;
+use crate::provider::InFlight;
+use crate::telemetry::access_log::End;
+
+/// Ends a connection whose response cannot be completed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the response was broken off")]
+pub struct Aborted;
+
+/// A response body on its way to a client.
+#[derive(Debug)]
+pub struct ReplyBody(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Full(Option<Bytes>),
+    Relay(Box<Relay>),
+}
+
+impl ReplyBody {
+    pub(super) fn full(body: Bytes) -> Self {
+        Self(Kind::Full((!body.is_empty()).then_some(body)))
+    }
+}
+
+/// An upstream's response in transit.
+#[derive(Debug)]
+pub(super) struct Relay {
+    upstream: UpstreamBody,
+    state: State,
+    /// How to say in the client's format that a stream failed; `None` where nothing may follow.
+    events: Option<Events>,
+    recorder: Option<Recorder>,
+    exchange: Option<Exchange>,
+    _permit: InFlight,
+}
+
+#[derive(Debug)]
+enum State {
+    Flowing,
+    /// The terminal event was handed over; the connection gets a turn to write it out.
+    Said,
+    /// Nothing follows but the abort.
+    Broken,
+    Done,
+}
+
+#[derive(Debug)]
+struct Events {
+    dialect: body::Dialect,
+    boundary: EventBoundary,
+}
+
+impl Relay {
+    pub(super) fn new(
+        call: &Call,
+        headers: &HeaderMap,
+        upstream: UpstreamBody,
+        permit: InFlight,
+        recorder: Option<Recorder>,
+    ) -> Self {
+        Self {
+            upstream,
+            state: State::Flowing,
+            events: is_event_stream(headers).then(|| Events {
+                dialect: super::intake::dialect(call),
+                boundary: EventBoundary::default(),
+            }),
+            recorder,
+            exchange: None,
+            _permit: permit,
+        }
+    }
+
+    /// Joins the exchange to the response that carries it to its end.
+    pub(super) fn joined(
+        response: Response<Box<Self>>,
+        mut exchange: Exchange,
+    ) -> Response<ReplyBody> {
+        exchange.status(response.status().as_u16());
+        response.map(|mut relay| {
+            relay.exchange = Some(exchange);
+            ReplyBody(Kind::Relay(relay))
+        })
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
+        match self.state {
+            State::Flowing => {}
+            State::Said => {
+                // hyper writes what it was handed when the body has nothing more to give, so
+                // the event goes out before the abort.
+                self.state = State::Broken;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            State::Broken => {
+                self.state = State::Done;
+                return Poll::Ready(Some(Err(Aborted)));
+            }
+            State::Done => return Poll::Ready(None),
+        }
+        let next = match &mut self.recorder {
+            Some(recorder) => ready!(recorder.poll_next(cx, &mut self.upstream)),
+            None => {
+                ready!(Pin::new(&mut self.upstream).poll_frame(cx)).map(|r| r.map(Frame::into_data))
+            }
+        };
+        match next {
+            Some(Ok(Ok(data))) => Poll::Ready(Some(Ok(Frame::data(self.passed(data))))),
+            // Trailers are the connection's own.
+            Some(Ok(Err(_trailers))) => self.poll_frame(cx),
+            None => {
+                self.finish(End::Complete);
+                self.state = State::Done;
+                Poll::Ready(None)
+            }
+            Some(Err(failure)) => self.broke(&super::failure::within_response(&failure)),
+        }
+    }
+
+    fn passed(&mut self, data: Bytes) -> Bytes {
+        if let Some(events) = &mut self.events {
+            events.boundary.push(&data);
+        }
+        if let Some(exchange) = &mut self.exchange {
+            exchange.sent(data.len());
+        }
+        data
+    }
+
+    /// The upstream broke off: says so if the client is at an event's boundary, then aborts.
+    fn broke(&mut self, failure: &Failure) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
+        let request_id = self
+            .exchange
+            .as_ref()
+            .map_or_else(String::new, |e| e.id().to_string());
+        if let Some(exchange) = &mut self.exchange {
+            exchange.failed(failure);
+        }
+        self.finish(End::Aborted);
+        match &self.events {
+            Some(events) if events.boundary.is_between_events() => {
+                self.state = State::Said;
+                let event = terminal_event(
+                    events.dialect,
+                    failure,
+                    &request_id,
+                    events.boundary.events(),
+                );
+                Poll::Ready(Some(Ok(Frame::data(event))))
+            }
+            _ => {
+                self.state = State::Done;
+                Poll::Ready(Some(Err(Aborted)))
+            }
+        }
+    }
+
+    fn finish(&mut self, end: End) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.end(end);
+        }
+    }
+}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = Aborted;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
+        match &mut self.0 {
+            Kind::Full(body) => Poll::Ready(body.take().map(|b| Ok(Frame::data(b)))),
+            Kind::Relay(relay) => relay.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Full(body) => body.is_none(),
+            Kind::Relay(relay) => matches!(relay.state, State::Done),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Full(body) => SizeHint::with_exact(body.as_ref().map_or(0, |b| b.len() as u64)),
+            Kind::Relay(relay) => relay.upstream.size_hint(),
+        }
+    }
+}
+
+/// Whether a response is `text/event-stream`.
+pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {
+    const TYPE: &[u8] = b"text/event-stream";
+    headers.get(CONTENT_TYPE).is_some_and(|value| {
+        let value = value.as_bytes();
+        value.len() >= TYPE.len() && value[..TYPE.len()].eq_ignore_ascii_case(TYPE)
+    })
+}
