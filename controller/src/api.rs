@@ -22,6 +22,7 @@ pub use api_model::{
     HealthCheck, HealthCheckMode, OutputLimitField, Price, Retry, Timeouts,
 };
 pub use conditions::{Condition, ConditionStatus, ConditionType, Reason};
+pub(crate) use crd::schemas;
 pub use crd::{crds, crds_yaml};
 pub use shared::{KeyRef, Period};
 

@@ -90,7 +90,7 @@ pub struct AliasSpec {
     pub load_balancing: LoadBalancing,
 
     /// Request parameters that the request itself may override, key by key.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "free_object")]
     pub defaults: Option<Map<String, Value>>,
 
@@ -266,7 +266,7 @@ pub struct LocalTarget {
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
     pub tolerations: Vec<Toleration>,
     /// Kubernetes' `affinity`, as it is.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "free_object")]
     pub affinity: Option<Map<String, Value>>,
     /// Kubernetes' `runtimeClassName`.

@@ -162,7 +162,7 @@ pub struct ApiModelSpec {
 
     /// Merged into request bodies that generate or embed; the client's scalars and arrays
     /// win. At most 16 KiB; not model, stream, messages, input or contents.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "free_object")]
     pub extra_body: Option<Map<String, Value>>,
 

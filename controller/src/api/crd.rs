@@ -28,6 +28,14 @@ pub fn crds_yaml() -> Vec<(String, String)> {
         .collect()
 }
 
+/// The openAPIV3Schema of ApiModel and of Alias, as the CRDs hold them.
+pub(crate) fn schemas() -> [Value; 2] {
+    [ApiModel::crd(), Alias::crd()].map(|crd| {
+        let crd = serde_json::to_value(tidy(crd)).expect("a CRD is plain data");
+        crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone()
+    })
+}
+
 fn tidy(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
     for version in &mut crd.spec.versions {
         let schema = version.schema.take().and_then(|s| s.open_api_v3_schema);
