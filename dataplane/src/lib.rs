@@ -4,10 +4,12 @@
 //! on serving from the last one it has. A request's life is told by [`proxy`].
 
 pub mod active;
+pub mod admin;
 pub mod admission;
 pub mod anonymous;
 pub mod api;
 pub mod auth;
+pub mod config;
 pub mod fallback;
 pub mod provider;
 pub mod proxy;

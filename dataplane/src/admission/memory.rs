@@ -5,6 +5,29 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::api::error::Failure;
 
+/// Half of what this process may use: the cgroup's limit (v2, then v1), else the machine's memory.
+pub fn default_budget() -> usize {
+    const FALLBACK: usize = 1 << 30;
+    let number = |path: &str| -> Option<usize> {
+        std::fs::read_to_string(path).ok()?.trim().parse().ok()
+    };
+    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find(|l| l.starts_with("MemTotal:"))?;
+        let kib: usize = line.split_whitespace().nth(1)?.parse().ok()?;
+        Some(kib * 1024)
+    });
+    [
+        number("/sys/fs/cgroup/memory.max"),
+        number("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+        machine,
+    ]
+    .into_iter()
+    .flatten()
+    .min()
+    .unwrap_or(FALLBACK)
+        / 2
+}
+
 /// Bytes that bodies may take together.
 #[derive(Debug)]
 pub struct Budget {

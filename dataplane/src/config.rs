@@ -1,0 +1,161 @@
+//! The data plane's settings: flags and environment as given, and what they mean once judged.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::proxy::Limits;
+
+/// Flags of serving, shared by `bodhi-dataplane` and `bodhi up`.
+#[derive(Debug, Clone, Args)]
+pub struct ServeFlags {
+    /// Address of the public API.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:1135", env = "BODHI_LISTEN")]
+    pub listen: SocketAddr,
+    /// Address of /livez, /readyz and /metrics.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:1136", env = "BODHI_ADMIN_LISTEN")]
+    pub admin_listen: SocketAddr,
+    /// Serving threads; 0: one per core.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub threads: usize,
+    /// Longest body of a request that generates or embeds, in bytes.
+    #[arg(long, value_name = "BYTES", default_value_t = 32 << 20)]
+    pub max_body: usize,
+    /// Bytes that request bodies may take together; 0: half of the memory limit.
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    pub body_memory: usize,
+    /// One JSON line per request on standard output, or none.
+    #[arg(long, value_name = "WHERE", default_value = "stdout")]
+    pub access_log: AccessLogTo,
+    /// Certificate chain (PEM) for TLS on the public API; read again when it changes.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key (PEM) of that certificate.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Seconds of accepting connections after SIGTERM, while load balancers look away.
+    #[arg(long, value_name = "SECONDS", default_value_t = 15)]
+    pub lame_duck: u64,
+    /// Most seconds that streams may run on after that.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub drain: u64,
+}
+
+/// Where the access log goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum AccessLogTo {
+    /// Standard output.
+    Stdout,
+    /// Nowhere.
+    Off,
+}
+
+/// What a serving process is told, judged.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Address of the public API.
+    pub listen: SocketAddr,
+    /// Address of probes and metrics.
+    pub admin_listen: SocketAddr,
+    /// Serving threads, at least one.
+    pub threads: usize,
+    /// Sizes and times of the request path.
+    pub limits: Limits,
+    /// Bytes that request bodies may take together.
+    pub body_memory: usize,
+    /// Where the access log goes.
+    pub access_log: AccessLogTo,
+    /// Certificate and key for TLS.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// The phases of going down.
+    pub drain: bodhi_net::drain::Times,
+    /// Whether callers need no credential.
+    pub anonymous: bool,
+}
+
+/// Settings that cannot be served with.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Anybody on the network could spend the keys.
+    #[error(
+        "--anonymous asks for no credential, so --listen must be a loopback address; {0} is not. \
+         Use 127.0.0.1 or leave --anonymous out"
+    )]
+    AnonymousBeyondLoopback(IpAddr),
+    /// No request could be taken.
+    #[error("--max-body must be at least 1024 bytes")]
+    MaxBody,
+}
+
+impl ServeFlags {
+    /// Judges the flags.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the flag and what to write instead.
+    pub fn judge(self, anonymous: bool) -> Result<Config, ConfigError> {
+        if anonymous && !self.listen.ip().is_loopback() {
+            return Err(ConfigError::AnonymousBeyondLoopback(self.listen.ip()));
+        }
+        if self.max_body < 1024 {
+            return Err(ConfigError::MaxBody);
+        }
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Config {
+            listen: self.listen,
+            admin_listen: self.admin_listen,
+            threads: match self.threads {
+                0 => cores(),
+                n => n,
+            },
+            limits: Limits {
+                generation_body: self.max_body,
+                ..Limits::default()
+            },
+            body_memory: match self.body_memory {
+                0 => crate::admission::memory::default_budget(),
+                n => n,
+            },
+            access_log: self.access_log,
+            tls: self.tls_cert.zip(self.tls_key),
+            drain: bodhi_net::drain::Times {
+                lame_duck: Duration::from_secs(self.lame_duck),
+                drain: Duration::from_secs(self.drain),
+            },
+            anonymous,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        serve: ServeFlags,
+    }
+
+    fn judge(args: &[&str], anonymous: bool) -> Result<Config, ConfigError> {
+        let cli = Cli::parse_from(["test"].iter().chain(args));
+        cli.serve.judge(anonymous)
+    }
+
+    #[test]
+    fn anonymous_stays_on_loopback() {
+        assert!(judge(&["--listen", "[::1]:0"], true).is_ok());
+        assert!(judge(&["--listen", "0.0.0.0:0"], false).is_ok());
+        let refused = judge(&["--listen", "0.0.0.0:0"], true).unwrap_err();
+        assert!(refused.to_string().contains("127.0.0.1"));
+    }
+
+    #[test]
+    fn defaults_are_safe_without_tuning() {
+        let config = judge(&[], false).unwrap();
+        assert!(config.listen.ip().is_loopback());
+        assert!(config.threads >= 1 && config.body_memory > config.limits.generation_body);
+    }
+}
