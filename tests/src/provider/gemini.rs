@@ -128,7 +128,11 @@ fn generate(model: &str, body: &Value) -> Result<Vec<Value>, Refusal> {
         tools: declared
             .map(|tool| {
                 // Protocol buffers' JSON takes field names in both spellings, and clients use both.
-                let spellings = ["parameters", "parametersJsonSchema", "parameters_json_schema"];
+                let spellings = [
+                    "parameters",
+                    "parametersJsonSchema",
+                    "parameters_json_schema",
+                ];
                 let schema = spellings.into_iter().find_map(|name| tool.get(name));
                 Tool {
                     name: tool["name"].as_str().unwrap_or_default().to_owned(),

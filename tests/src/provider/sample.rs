@@ -91,8 +91,8 @@ fn value_of(schema: &Value, root: &Value, text: &str, depth: usize) -> Value {
             Value::Array((0..count).map(|_| next(&schema["items"])).collect())
         }
         "string" => json!(text),
-        "integer" => json!(schema["minimum"].as_i64().unwrap_or(0) + 7),
-        "number" => json!(schema["minimum"].as_f64().unwrap_or(0.0) + 2.5),
+        "integer" => json!(schema["minimum"].as_i64().unwrap_or(0).max(7)),
+        "number" => json!(schema["minimum"].as_f64().unwrap_or(0.0).max(2.5)),
         "boolean" => json!(true),
         _ => Value::Null,
     }
