@@ -165,6 +165,8 @@ impl ExtraBody {
             return Err(not_system());
         };
         let blocks = match raw.first() {
+            // A text block may not be empty.
+            Some(b'"') if &raw[..] == b"\"\"" => Vec::new(),
             Some(b'"') => [b"{\"type\":\"text\",\"text\":", &raw[..], b"}"].concat(),
             Some(b'[') => raw[1..raw.len() - 1].trim_ascii().to_vec(),
             Some(b'n') => Vec::new(),
