@@ -28,8 +28,6 @@ pub struct Provider {
     pub upstream: Arc<Upstream>,
     /// Sent besides the client's.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// The `Host` header.
-    pub host: HeaderValue,
     /// Merged into bodies that generate or embed.
     pub extra_body: Option<ExtraBody>,
     /// The part of it that counting tokens takes.
@@ -93,7 +91,6 @@ impl Provider {
         });
         Self {
             headers: upstream.effective_headers(),
-            host: HeaderValue::try_from(base.origin.authority()).expect("a parsed authority"),
             system_only: extra_body.as_ref().and_then(ExtraBody::system_only),
             extra_body,
             counters: previous.map_or_else(Arc::default, |p| Arc::clone(&p.counters)),

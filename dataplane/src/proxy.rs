@@ -16,6 +16,7 @@ pub use relay::{Aborted, ReplyBody};
 pub use responses::{LookupFuture, OwnerLookup, Owners, ResponseRecord, Unavailable};
 
 use std::cell::{Cell as Counter, RefCell};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -34,7 +35,7 @@ use crate::api::{Call, Label, Surface, cors, headers};
 use crate::auth;
 use crate::fallback::Fallback;
 use crate::provider::Provider;
-use crate::telemetry::{AccessLog, Metrics, RequestId, ThreadCounters};
+use crate::telemetry::{AccessLog, Metrics, RequestId, ThreadTelemetry};
 use crate::upstream::{self, Upstreams};
 
 use body::Prepared;
@@ -99,7 +100,7 @@ pub struct Proxy {
     shared: Arc<Shared>,
     active: RefCell<Cache<ActiveSlot, Option<Arc<Active>>>>,
     upstreams: Upstreams<SpliceBody>,
-    counters: Arc<ThreadCounters>,
+    telemetry: Rc<ThreadTelemetry>,
     next_id: Counter<RequestId>,
 }
 
@@ -114,7 +115,10 @@ impl Proxy {
     pub fn new(shared: Arc<Shared>, thread_id: u32) -> Self {
         Self {
             active: RefCell::new(Cache::new(Arc::clone(&shared.active))),
-            counters: shared.metrics.thread(),
+            telemetry: Rc::new(ThreadTelemetry {
+                counters: shared.metrics.thread(),
+                log: shared.log.clone(),
+            }),
             next_id: Counter::new(RequestId {
                 thread: thread_id,
                 number: 0,
@@ -250,8 +254,7 @@ impl Proxy {
             number: id.number + 1,
             ..id
         });
-        let (counters, log) = (&self.counters, &self.shared.log);
-        Exchange::begin(id, request.method(), Arc::clone(counters), log.clone())
+        Exchange::begin(id, request.method(), Rc::clone(&self.telemetry))
     }
 
     fn active(&self) -> Result<Arc<Active>, Failure> {

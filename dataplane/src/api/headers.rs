@@ -36,16 +36,14 @@ fn travels(name: &HeaderName, format: Format) -> bool {
 }
 
 /// The head of a request to an upstream: what travels of the client's, then the object's
-/// own where the client named none, then what we must add.
+/// own where the client named none, then what we must add. `host` is the connection's to set.
 pub fn upstream_request(
     client: &HeaderMap,
     format: Format,
-    host: &HeaderValue,
     extra: &[(HeaderName, HeaderValue)],
     credential: Option<&(HeaderName, HeaderValue)>,
 ) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(8 + extra.len());
-    headers.insert(header::HOST, host.clone());
+    let mut headers = HeaderMap::with_capacity(6 + extra.len());
     for (name, value) in client {
         if travels(name, format) {
             headers.append(name, value.clone());
@@ -157,14 +155,7 @@ mod tests {
             .into_iter()
             .map(|(n, v)| (n.expect("one each"), v))
             .collect();
-        let host = HeaderValue::from_static("api.example");
-        upstream_request(
-            client,
-            format,
-            &host,
-            &extra,
-            credential(format, "sk-up").as_ref(),
-        )
+        upstream_request(client, format, &extra, credential(format, "sk-up").as_ref())
     }
 
     #[test]

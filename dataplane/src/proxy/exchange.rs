@@ -1,6 +1,6 @@
 //! What is told of a request while it is served: the log record and the counters.
 
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use super::ReplyBody;
 use crate::api::Label;
 use crate::api::error::Failure;
 use crate::telemetry::access_log::End;
-use crate::telemetry::{AccessLog, Record, RequestId, ThreadCounters};
+use crate::telemetry::{Record, RequestId, ThreadTelemetry};
 
 /// One request and its answer, as the log will tell it.
 ///
@@ -20,23 +20,20 @@ use crate::telemetry::{AccessLog, Record, RequestId, ThreadCounters};
 /// because the client is gone, by being dropped.
 #[derive(Debug)]
 pub struct Exchange {
-    record: Record,
+    id: RequestId,
     started: Instant,
-    ended: bool,
-    counters: Arc<ThreadCounters>,
-    log: AccessLog,
+    /// Until the end.
+    record: Option<Record>,
+    telemetry: Rc<ThreadTelemetry>,
 }
 
 impl Exchange {
-    pub(super) fn begin(
-        id: RequestId,
-        method: &Method,
-        counters: Arc<ThreadCounters>,
-        log: AccessLog,
-    ) -> Self {
-        counters.started();
+    pub(super) fn begin(id: RequestId, method: &Method, telemetry: Rc<ThreadTelemetry>) -> Self {
+        telemetry.counters.started();
         Self {
-            record: Record {
+            id,
+            started: Instant::now(),
+            record: Some(Record {
                 id,
                 at: SystemTime::now(),
                 endpoint: Label::Other,
@@ -52,52 +49,52 @@ impl Exchange {
                 bytes_out: 0,
                 first_byte: None,
                 duration: std::time::Duration::ZERO,
-            },
-            started: Instant::now(),
-            ended: false,
-            counters,
-            log,
+            }),
+            telemetry,
         }
     }
 
     pub(super) fn id(&self) -> RequestId {
-        self.record.id
+        self.id
     }
 
     pub(super) fn endpoint(&mut self, label: Label) {
-        self.record.endpoint = label;
+        self.note(|r| r.endpoint = label);
     }
 
     pub(super) fn caller(&mut self, token: &TokenId) {
-        self.record.token = Some(token.clone());
+        self.note(|r| r.token = Some(token.clone()));
     }
 
     pub(super) fn model(&mut self, asked: &str) {
-        self.record.model = Some(asked.into());
+        self.note(|r| r.model = Some(asked.into()));
     }
 
     pub(super) fn attempt(&mut self, upstream: &ObjectRef) {
-        self.record.upstream = Some(upstream.clone());
-        self.record.attempts += 1;
+        self.note(|r| {
+            r.upstream = Some(upstream.clone());
+            r.attempts += 1;
+        });
     }
 
     pub(super) fn received(&mut self, bytes: u64) {
-        self.record.bytes_in += bytes;
+        self.note(|r| r.bytes_in += bytes);
     }
 
     pub(super) fn status(&mut self, status: u16) {
-        self.record.status = status;
+        self.note(|r| r.status = status);
     }
 
     pub(super) fn failed(&mut self, failure: &Failure) {
-        self.record.error = Some(failure.code());
+        self.note(|r| r.error = Some(failure.code()));
     }
 
     pub(super) fn sent(&mut self, bytes: usize) {
-        if self.record.first_byte.is_none() {
-            self.record.first_byte = Some(self.started.elapsed());
-        }
-        self.record.bytes_out += bytes as u64;
+        let started = self.started;
+        self.note(|r| {
+            r.first_byte.get_or_insert_with(|| started.elapsed());
+            r.bytes_out += bytes as u64;
+        });
     }
 
     /// A whole answer: there is nothing to wait for, so the exchange ends here.
@@ -110,12 +107,17 @@ impl Exchange {
 
     /// Ends the exchange; later calls change nothing.
     pub(super) fn end(&mut self, end: End) {
-        if !self.ended {
-            self.ended = true;
-            self.record.end = end;
-            self.record.duration = self.started.elapsed();
-            self.counters.ended(&self.record);
-            self.log.write(self.record.clone());
+        if let Some(mut record) = self.record.take() {
+            record.end = end;
+            record.duration = self.started.elapsed();
+            self.telemetry.counters.ended(&record);
+            self.telemetry.log.write(record);
+        }
+    }
+
+    fn note(&mut self, note: impl FnOnce(&mut Record)) {
+        if let Some(record) = &mut self.record {
+            note(record);
         }
     }
 }

@@ -97,7 +97,6 @@ pub(super) fn head(
         headers: headers::upstream_request(
             &client.headers,
             provider.upstream.format,
-            &provider.host,
             &provider.headers,
             provider.credential()?,
         ),
