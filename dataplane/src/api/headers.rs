@@ -188,7 +188,6 @@ mod tests {
         let common = [
             "accept-encoding",
             "content-type",
-            "host",
             "idempotency-key",
             "openai-beta",
         ];
