@@ -1,0 +1,159 @@
+//! The controller's side of the sync protocol: what is published here reaches every
+//! data plane, and what they say about it can be read here.
+//!
+//! [`Server::publish`] takes whole compiled sets and the tokens' changes, finds what differs
+//! and marks it for every stream. A stream is one task that drives an
+//! [`Offer`](bodhi_proto::sync::Offer), the machine that decides what to send when. Nothing
+//! here waits for a data plane.
+
+mod acks;
+mod guard;
+mod hub;
+mod owners;
+mod serve;
+mod services;
+mod session;
+
+pub use acks::{Acks, Applied, Plane};
+pub use guard::Held;
+pub use owners::{OwnersError, OwnersFuture, ResponseOwner, ResponseOwners, StoreOwners};
+pub use serve::{Connector, ServeError};
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bodhi_proto::names::TokenId;
+use bodhi_proto::snapshot::{Credential, Policy, ServedName, Token, Upstream};
+use bodhi_proto::sync::{Deny, Mark, Revision, Source};
+use tokio::sync::watch;
+
+use self::hub::Hub;
+
+/// What a server needs to know of its surroundings.
+pub struct Config {
+    /// This controller's name, for data planes' logs.
+    pub name: String,
+    /// Where response owners are kept.
+    pub owners: Arc<dyn ResponseOwners>,
+}
+
+/// One change of what is offered; all of it reaches a data plane at once.
+#[derive(Debug, Clone, Default)]
+pub struct Publication {
+    /// All upstreams there are; `None`: as they were.
+    pub upstreams: Option<Vec<Arc<Upstream>>>,
+    /// All claimed names there are.
+    pub served_names: Option<Vec<Arc<ServedName>>>,
+    /// All keys there are.
+    pub credentials: Option<Vec<Arc<Credential>>>,
+    /// The gateway's rules. Needed once before any data plane becomes ready.
+    pub policy: Option<Arc<Policy>>,
+    /// Tokens.
+    pub tokens: Tokens,
+    /// How far each source is contained once this is published. A kind is offered only when
+    /// each of its sources was named once: files for upstreams and names, the store for
+    /// tokens, both for credentials.
+    pub marks: Vec<(Source, Revision)>,
+}
+
+/// What became of the tokens.
+#[derive(Debug, Clone, Default)]
+pub enum Tokens {
+    /// Nothing.
+    #[default]
+    Unchanged,
+    /// These are all there are.
+    All(Vec<Arc<Token>>),
+    /// These were created or changed, those revoked. A revocation goes out at once,
+    /// before everything else.
+    Changed {
+        /// New and changed ones.
+        upserts: Vec<Arc<Token>>,
+        /// Each with the `change_seq` that took it away.
+        removals: Vec<(TokenId, Revision)>,
+    },
+}
+
+/// What [`Server::publish`] did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Published {
+    /// How many resources were added, changed or removed.
+    pub changed: usize,
+    /// Sets that shrank so much that their removals wait: list the source again and publish
+    /// what it says then. Marks of this publication were not taken.
+    pub held: Vec<Held>,
+}
+
+/// The sync server. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Server {
+    hub: Arc<Hub>,
+    owners: Arc<dyn ResponseOwners>,
+}
+
+impl Server {
+    /// A server that offers nothing yet.
+    pub fn new(config: Config) -> Self {
+        Self {
+            hub: Arc::new(Hub::new(config.name)),
+            owners: config.owners,
+        }
+    }
+
+    /// Offers a new state to every data plane, connected or not. Cheap when nothing differs.
+    pub fn publish(&self, publication: Publication) -> Published {
+        self.hub.publish(publication)
+    }
+
+    /// Denies a token on every connected data plane at once, ahead of the publication that
+    /// leaves it out.
+    pub fn deny(&self, token: TokenId, revision: Revision) {
+        self.hub.deny(&Deny { token, revision });
+    }
+
+    /// How far each source is contained in what is offered.
+    pub fn mark(&self) -> Mark {
+        self.hub.mark()
+    }
+
+    /// What the connected data planes hold and reject.
+    pub fn acks(&self) -> Acks {
+        self.hub.acks()
+    }
+
+    /// Wakes whenever [`Server::acks`] may have changed. The value means nothing.
+    pub fn acks_changed(&self) -> watch::Receiver<u64> {
+        self.hub.acks_changed()
+    }
+
+    /// Which connected data planes refuse the token that was revoked at `revision`.
+    pub fn applied(&self, revision: Revision) -> Applied {
+        self.hub.applied(revision)
+    }
+
+    /// As [`Server::applied`], once all have or `most` has passed.
+    pub async fn wait_applied(&self, revision: Revision, most: Duration) -> Applied {
+        let mut changed = self.acks_changed();
+        let all = async {
+            while !self.applied(revision).pending.is_empty() {
+                if changed.changed().await.is_err() {
+                    break;
+                }
+            }
+        };
+        // Late or not, the answer is what holds now.
+        let _ = tokio::time::timeout(most, all).await;
+        self.applied(revision)
+    }
+
+    /// Says goodbye on every stream and closes it. To be called before the listeners stop.
+    pub fn goodbye(&self, reason: &str) {
+        self.hub.goodbye(reason);
+    }
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "sync::Server({})", self.hub.mark())
+    }
+}

@@ -1,0 +1,179 @@
+//! Where data planes connect: inside the process, or on a Unix socket that only the same
+//! user reaches.
+
+use std::fs::Permissions;
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bodhi_proto::wire::sync::config_sync_server::ConfigSyncServer;
+use bodhi_proto::wire::sync::responses_server::ResponsesServer;
+use futures_util::Stream;
+use futures_util::future::BoxFuture;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::{Connected, Router};
+
+use super::Server;
+use super::services::{ResponsesService, SyncService};
+
+/// Opens a connection within the process; what the data plane's `Connect::InProcess` takes.
+pub type Connector = Arc<dyn Fn() -> BoxFuture<'static, io::Result<DuplexStream>> + Send + Sync>;
+
+/// Bytes that one direction of an in-process connection holds.
+const DUPLEX: usize = 256 << 10;
+/// Largest message from a data plane: a Hello with a thousand rejections.
+const UP_MAX: usize = 1 << 20;
+/// One sync stream and a burst of questions about responses.
+const STREAMS_MAX: u32 = 256;
+
+/// Why a listener ended or never began.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The socket cannot be made.
+    #[error("cannot listen on {path}: {error}")]
+    Listen {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// Another program listens there.
+    #[error("cannot listen on {0}: another controller does")]
+    InUse(PathBuf),
+    /// The transport failed.
+    #[error("the sync server failed: {0}")]
+    Transport(#[from] tonic::transport::Error),
+}
+
+impl Server {
+    /// Serves connections within this process, until the connector is dropped. Needs a
+    /// tokio runtime, on which it runs.
+    pub fn in_process(&self) -> Connector {
+        let (connections, incoming) = mpsc::channel::<io::Result<DuplexStream>>(8);
+        let router = self.router();
+        tokio::spawn(async move {
+            let served = router.serve_with_incoming(ReceiverStream::new(incoming));
+            if let Err(error) = served.await {
+                tracing::error!(%error, "the in-process sync server ended");
+            }
+        });
+        Arc::new(move || {
+            let connections = connections.clone();
+            Box::pin(async move {
+                let (near, far) = tokio::io::duplex(DUPLEX);
+                let sent = connections.send(Ok(far)).await;
+                sent.map_err(|_| io::Error::from(io::ErrorKind::ConnectionRefused))?;
+                Ok(near)
+            })
+        })
+    }
+
+    /// Serves a Unix socket of mode 0600 until `shutdown`, then closes what is open. A socket
+    /// that a dead process left behind is replaced.
+    pub async fn serve_unix(
+        &self,
+        path: &Path,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), ServeError> {
+        let listener = listen(path).await?;
+        let served = self
+            .router()
+            .serve_with_incoming_shutdown(same_user(listener), async {
+                shutdown.await;
+                self.goodbye("the controller stops");
+            })
+            .await;
+        // Gone already, or in the way of nobody.
+        let _ = std::fs::remove_file(path);
+        Ok(served?)
+    }
+
+    /// Serves any other stream of authenticated connections, such as mutual TLS.
+    pub async fn serve_incoming<C>(
+        &self,
+        incoming: impl Stream<Item = io::Result<C>>,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), ServeError>
+    where
+        C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    {
+        let router = self.router();
+        let closing = async {
+            shutdown.await;
+            self.goodbye("the controller stops");
+        };
+        Ok(router
+            .serve_with_incoming_shutdown(incoming, closing)
+            .await?)
+    }
+
+    /// Every limit is said, none is left to a default of "unlimited".
+    fn router(&self) -> Router {
+        let sync = ConfigSyncServer::new(SyncService(Arc::clone(&self.hub)))
+            .max_decoding_message_size(UP_MAX);
+        let responses = ResponsesServer::new(ResponsesService(Arc::clone(&self.owners)))
+            .max_decoding_message_size(64 << 10);
+        tonic::transport::Server::builder()
+            .max_concurrent_streams(STREAMS_MAX)
+            .http2_max_local_error_reset_streams(Some(64))
+            .http2_max_pending_accept_reset_streams(Some(20))
+            .http2_keepalive_interval(Some(Duration::from_secs(10)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+            .add_service(sync)
+            .add_service(responses)
+    }
+}
+
+async fn listen(path: &Path) -> Result<UnixListener, ServeError> {
+    let fail = |error| ServeError::Listen {
+        path: path.to_owned(),
+        error,
+    };
+    if path.exists() {
+        if UnixStream::connect(path).await.is_ok() {
+            return Err(ServeError::InUse(path.to_owned()));
+        }
+        std::fs::remove_file(path).map_err(fail)?;
+    }
+    let listener = UnixListener::bind(path).map_err(fail)?;
+    // Until here the umask holds; whoever gets in between is refused by `same_user`.
+    std::fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(fail)?;
+    Ok(listener)
+}
+
+/// Connections of processes of our own user.
+fn same_user(listener: UnixListener) -> impl Stream<Item = io::Result<UnixStream>> {
+    futures_util::stream::unfold(listener, |listener| async move {
+        loop {
+            match accept(&listener).await {
+                Ok(Some(stream)) => return Some((Ok(stream), listener)),
+                Ok(None) => {}
+                Err(error) => {
+                    // Out of descriptors, mostly: go on, slowly.
+                    tracing::warn!(%error, "a connection was not accepted");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    })
+}
+
+async fn accept(listener: &UnixListener) -> io::Result<Option<UnixStream>> {
+    let (stream, _) = listener.accept().await?;
+    let (peer, own) = (stream.peer_cred()?.uid(), own_user()?);
+    if peer != own {
+        tracing::warn!(peer, "a connection of another user was refused");
+        return Ok(None);
+    }
+    Ok(Some(stream))
+}
+
+/// The effective user of this process: the owner of its folder in procfs.
+fn own_user() -> io::Result<u32> {
+    Ok(std::fs::metadata("/proc/self")?.uid())
+}
