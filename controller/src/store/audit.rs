@@ -136,7 +136,6 @@ pub fn verify_chain(page: &[AuditRow]) -> Chain {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     fn page() -> Vec<AuditRow> {

@@ -1,7 +1,5 @@
 //! What every [`Store`] must do, whatever is beneath it.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 use std::any::Any;
 use std::num::NonZeroU32;
 
@@ -53,7 +51,7 @@ fn new_token(n: u64) -> NewToken {
         token: Token {
             id: TokenId::parse(&format!("t{n}")).unwrap(),
             hash: TokenHash::of(&n.to_be_bytes()),
-            owner: if n % 2 == 0 { "even" } else { "odd" }.into(),
+            owner: if n.is_multiple_of(2) { "even" } else { "odd" }.into(),
             scope: Scope::PowerUser,
             expires: Some(4_000_000_000),
             models: Some(Globs::new(["gpt-*", "a\"b"])),

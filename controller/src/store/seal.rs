@@ -147,7 +147,6 @@ fn cipher(master: &[u8; 32], purpose: Purpose) -> Aes256Gcm {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use bodhi_proto::snapshot::BaseUrl;
 

@@ -316,7 +316,6 @@ impl Store for SqliteStore {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use crate::store::conformance;
     use std::os::unix::fs::MetadataExt as _;

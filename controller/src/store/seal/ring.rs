@@ -167,7 +167,6 @@ fn parse_line(text: &str) -> Option<(&str, Zeroizing<[u8; 32]>)> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use std::os::unix::fs::PermissionsExt as _;
 
