@@ -1,4 +1,14 @@
 //! Black-box tests of Bodhi: real programs on free ports, a scripted provider behind them, and
 //! clients that count bytes.
+//!
+//! - [`provider`]: the scripted provider itself; [`scripted`]: one that runs, and what it got.
+//! - [`gateway`]: `bodhi up` with a folder of manifests; [`manifests`]: what to put there.
+//! - [`wire`]: a client that sends exact bytes and tells how an answer ended.
+//! - [`process`]: programs with their output, which is searched for secrets at the end.
 
+pub mod gateway;
+pub mod manifests;
+pub mod process;
 pub mod provider;
+pub mod scripted;
+pub mod wire;
