@@ -1,50 +1,36 @@
-//! One budget for all request bodies in flight in this process.
+//! Memory: a budget for bodies in flight, and how close the process is to its limit.
+//!
+//! Bodies are the one thing whose size clients choose, so they are paid for from a process-wide
+//! [`Budget`] before they are read: past it a request is refused while refusing is still
+//! cheap. [`Pressure`] looks at the whole process instead, once a second, and is the last resort
+//! before the kernel's own.
 
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::time::Duration;
 
-use crate::api::error::Failure;
+/// How often the readings are taken.
+const PERIOD: Duration = Duration::from_secs(1);
 
-/// Half of what this process may use: the cgroup's limit (v2, then v1), else the machine's memory.
-pub fn default_budget() -> usize {
-    const FALLBACK: usize = 1 << 30;
-    let number = |path: &str| -> Option<usize> {
-        std::fs::read_to_string(path).ok()?.trim().parse().ok()
-    };
-    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
-        let line = text.lines().find(|l| l.starts_with("MemTotal:"))?;
-        let kib: usize = line.split_whitespace().nth(1)?.parse().ok()?;
-        Some(kib * 1024)
-    });
-    [
-        number("/sys/fs/cgroup/memory.max"),
-        number("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-        machine,
-    ]
-    .into_iter()
-    .flatten()
-    .min()
-    .unwrap_or(FALLBACK)
-        / 2
-}
-
-/// Bytes that bodies may take together.
+/// Bytes that bodies in flight may hold together, over all threads.
 #[derive(Debug)]
 pub struct Budget {
     limit: usize,
     held: AtomicUsize,
 }
 
-/// Bytes granted to one body; dropping it gives them back.
+/// What one request holds of a [`Budget`]; given back when dropped.
 #[derive(Debug)]
-pub struct Reservation {
+pub struct Hold {
     budget: Arc<Budget>,
-    granted: usize,
-    used: usize,
+    bytes: usize,
 }
 
 impl Budget {
-    /// At most `limit` bytes at a time.
+    /// A budget of `limit` bytes.
     pub fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
             limit,
@@ -52,52 +38,242 @@ impl Budget {
         })
     }
 
+    /// `bytes` of it, or `None` when that much is not left.
+    pub fn try_take(self: &Arc<Self>, bytes: usize) -> Option<Hold> {
+        let mut hold = Hold {
+            budget: self.clone(),
+            bytes: 0,
+        };
+        hold.try_grow(bytes).then_some(hold)
+    }
+
     /// Bytes held now.
     pub fn held(&self) -> usize {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// Room for a body announced to be `announced` bytes long (0: not announced).
-    ///
-    /// # Errors
-    /// [`Failure::MemoryPressure`] when there is no room.
-    pub fn reserve(self: &Arc<Self>, announced: usize) -> Result<Reservation, Failure> {
-        self.take(announced)?;
-        Ok(Reservation {
-            budget: Arc::clone(self),
-            granted: announced,
-            used: 0,
-        })
-    }
-
-    fn take(&self, bytes: usize) -> Result<(), Failure> {
-        let room = |held: usize| held.checked_add(bytes).filter(|sum| *sum <= self.limit);
-        self.held
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, room)
-            .map(drop)
-            .map_err(|_| Failure::MemoryPressure)
+    /// Bytes there are in all.
+    pub fn limit(&self) -> usize {
+        self.limit
     }
 }
 
-impl Reservation {
-    /// Counts bytes that arrived; beyond what was announced more is asked for.
-    ///
-    /// # Errors
-    /// [`Failure::MemoryPressure`] when there is no room for more.
-    pub fn grow(&mut self, bytes: usize) -> Result<(), Failure> {
-        self.used += bytes;
-        if let Some(missing) = self.used.checked_sub(self.granted).filter(|n| *n > 0) {
-            self.budget.take(missing)?;
-            self.granted = self.used;
+impl Hold {
+    /// Takes `bytes` more; `false`, and nothing changes, when that much is not left.
+    pub fn try_grow(&mut self, bytes: usize) -> bool {
+        let limit = self.budget.limit;
+        let grown = |held: usize| held.checked_add(bytes).filter(|sum| *sum <= limit);
+        let taken = self
+            .budget
+            .held
+            .try_update(Ordering::Relaxed, Ordering::Relaxed, grown);
+        if taken.is_ok() {
+            self.bytes += bytes;
         }
-        Ok(())
+        taken.is_ok()
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 }
 
-impl Drop for Reservation {
+impl Drop for Hold {
     fn drop(&mut self) {
-        self.budget.held.fetch_sub(self.granted, Ordering::Relaxed);
+        self.budget.held.fetch_sub(self.bytes, Ordering::Relaxed);
     }
+}
+
+/// How close the process is to its memory limit. Ordered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Pressure {
+    /// Below 85 %.
+    #[default]
+    None,
+    /// From 85 %: connections close after the request they are on.
+    StopKeepAlive,
+    /// From 92 %: new requests are refused with 503 `memory_pressure`.
+    Shed,
+    /// From 96 %: the largest requests in flight are reset.
+    Reset,
+}
+
+/// What the machine says about memory, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    /// In use, without the page cache that can be dropped.
+    pub used: u64,
+    /// The cgroup's limit, else the machine's memory.
+    pub limit: u64,
+}
+
+impl Reading {
+    /// The pressure that it means.
+    pub fn pressure(self) -> Pressure {
+        // In 128 bits: a limit may be near 2^64.
+        let percent = u128::from(self.used) * 100 / u128::from(self.limit.max(1));
+        match percent {
+            0..85 => Pressure::None,
+            85..92 => Pressure::StopKeepAlive,
+            92..96 => Pressure::Shed,
+            _ => Pressure::Reset,
+        }
+    }
+
+    /// Half of the limit: the default for bodies in flight.
+    pub fn default_budget(self) -> usize {
+        usize::try_from(self.limit / 2).unwrap_or(usize::MAX)
+    }
+}
+
+/// The latest pressure, for all threads to see.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU8);
+
+impl Gauge {
+    /// The pressure at the last reading.
+    pub fn pressure(&self) -> Pressure {
+        match self.0.load(Ordering::Relaxed) {
+            0 => Pressure::None,
+            1 => Pressure::StopKeepAlive,
+            2 => Pressure::Shed,
+            _ => Pressure::Reset,
+        }
+    }
+
+    /// Sets it.
+    pub fn set(&self, pressure: Pressure) {
+        self.0.store(pressure as u8, Ordering::Relaxed);
+    }
+}
+
+/// Keeps `gauge` up to date, for ever. For the control runtime: reading the files blocks for microseconds.
+pub async fn watch(gauge: Arc<Gauge>, source: Source) {
+    let mut ticks = tokio::time::interval(PERIOD);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        // Without a reading nothing is known to be wrong; the budget still bounds bodies.
+        let pressure = source.read().map(Reading::pressure).unwrap_or_default();
+        if pressure != gauge.pressure() {
+            tracing::warn!(?pressure, "memory pressure changed");
+        }
+        gauge.set(pressure);
+    }
+}
+
+/// Where readings come from, found once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// The unified hierarchy: `memory.max`, `memory.current`, `memory.stat` in this folder.
+    CgroupV2(PathBuf),
+    /// The memory controller of the old one: `memory.limit_in_bytes` and so on in this folder.
+    CgroupV1(PathBuf),
+    /// No limit but the machine's: this process's resident set against all memory.
+    Machine,
+}
+
+impl Source {
+    /// The innermost cgroup that sets a limit, else the machine.
+    pub fn find() -> Self {
+        Self::find_in(Path::new("/proc/self/cgroup"), Path::new("/sys/fs/cgroup"))
+    }
+
+    fn find_in(own: &Path, mount: &Path) -> Self {
+        let own = fs::read_to_string(own).unwrap_or_default();
+        for line in own.lines() {
+            let mut fields = line.splitn(3, ':').skip(1);
+            let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else {
+                continue;
+            };
+            let v1 = controllers.split(',').any(|name| name == "memory");
+            if !v1 && !controllers.is_empty() {
+                continue;
+            }
+            let root = match v1 {
+                true => mount.join("memory"),
+                false => mount.to_owned(),
+            };
+            // Inside a container the path may be the host's, while the mount shows only our part of
+            // it: what is missing is looked for further up.
+            for folder in Path::new(path.trim_start_matches('/')).ancestors() {
+                let folder = root.join(folder);
+                let source = match v1 {
+                    true => Self::CgroupV1(folder),
+                    false => Self::CgroupV2(folder),
+                };
+                if source.limit().is_ok_and(|limit| limit.is_some()) {
+                    return source;
+                }
+            }
+        }
+        Self::Machine
+    }
+
+    /// Its limit; `None` when it sets none that the machine's memory does not set already.
+    fn limit(&self) -> io::Result<Option<u64>> {
+        let machine = machine_memory()?;
+        let limit = match self {
+            Self::CgroupV2(folder) => match fs::read_to_string(folder.join("memory.max"))?.trim() {
+                "max" => None,
+                number => Some(parse(number)?),
+            },
+            Self::CgroupV1(folder) => Some(read_number(&folder.join("memory.limit_in_bytes"))?),
+            Self::Machine => Some(machine),
+        };
+        Ok(limit.filter(|limit| *limit <= machine))
+    }
+
+    /// Reads it now.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is not in the kernel's format.
+    pub fn read(&self) -> io::Result<Reading> {
+        let used = match self {
+            Self::CgroupV2(folder) => {
+                let cache = stat_field(&folder.join("memory.stat"), "inactive_file ")?;
+                read_number(&folder.join("memory.current"))?.saturating_sub(cache)
+            }
+            Self::CgroupV1(folder) => {
+                let cache = stat_field(&folder.join("memory.stat"), "total_inactive_file ")?;
+                read_number(&folder.join("memory.usage_in_bytes"))?.saturating_sub(cache)
+            }
+            Self::Machine => kibibytes(Path::new("/proc/self/status"), "VmRSS:")?,
+        };
+        let limit = match self.limit()? {
+            Some(limit) => limit,
+            None => machine_memory()?,
+        };
+        Ok(Reading { used, limit })
+    }
+}
+
+fn machine_memory() -> io::Result<u64> {
+    kibibytes(Path::new("/proc/meminfo"), "MemTotal:")
+}
+
+fn kibibytes(file: &Path, field: &str) -> io::Result<u64> {
+    let text = fs::read_to_string(file)?;
+    let value = text.lines().find_map(|line| line.strip_prefix(field));
+    let number = value.unwrap_or_default().trim().trim_end_matches(" kB");
+    Ok(parse(number)?.saturating_mul(1024))
+}
+
+fn stat_field(file: &Path, field: &str) -> io::Result<u64> {
+    let text = fs::read_to_string(file)?;
+    let value = text.lines().find_map(|line| line.strip_prefix(field));
+    value.map_or(Ok(0), parse)
+}
+
+fn read_number(file: &Path) -> io::Result<u64> {
+    parse(fs::read_to_string(file)?.trim())
+}
+
+fn parse(number: &str) -> io::Result<u64> {
+    number
+        .parse()
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 #[cfg(test)]
@@ -105,15 +281,89 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_granted_comes_back_whole() {
+    fn a_budget_is_never_overdrawn_and_holds_give_back() {
         let budget = Budget::new(100);
-        let mut one = budget.reserve(60).unwrap();
-        assert_eq!(budget.reserve(41).err(), Some(Failure::MemoryPressure));
-        one.grow(60).unwrap();
-        one.grow(40).unwrap();
-        assert_eq!(one.grow(1), Err(Failure::MemoryPressure));
-        assert_eq!(budget.held(), 100);
-        drop(one);
+        let mut first = budget.try_take(60).unwrap();
+        assert!(budget.try_take(41).is_none());
+        let second = budget.try_take(40).unwrap();
+        assert!(!first.try_grow(1));
+        assert!(!first.try_grow(usize::MAX));
+        drop(second);
+        assert!(first.try_grow(40));
+        assert_eq!((first.bytes(), budget.held()), (100, 100));
+        drop(first);
         assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn thresholds_are_those_of_the_design() {
+        let at = |used, limit| Reading { used, limit }.pressure();
+        assert_eq!(at(84, 100), Pressure::None);
+        assert_eq!(at(85, 100), Pressure::StopKeepAlive);
+        assert_eq!(at(92, 100), Pressure::Shed);
+        assert_eq!(at(96, 100), Pressure::Reset);
+        assert_eq!(at(u64::MAX, u64::MAX), Pressure::Reset);
+        assert_eq!(at(1, 0), Pressure::Reset);
+        let gauge = Gauge::default();
+        for pressure in [
+            Pressure::None,
+            Pressure::StopKeepAlive,
+            Pressure::Shed,
+            Pressure::Reset,
+        ] {
+            gauge.set(pressure);
+            assert_eq!(gauge.pressure(), pressure);
+        }
+    }
+
+    fn write(file: PathBuf, text: &str) {
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, text).unwrap();
+    }
+
+    #[test]
+    fn both_cgroup_hierarchies_are_read_without_the_droppable_cache() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        let own = root.join("own");
+        write(own.clone(), "0::/pod/app\n");
+        // The app's own group sets no limit; the pod's does.
+        write(root.join("pod/app/memory.max"), "max\n");
+        write(root.join("pod/memory.max"), "1000000\n");
+        write(root.join("pod/memory.current"), "500000\n");
+        write(
+            root.join("pod/memory.stat"),
+            "anon 1\ninactive_file 100000\n",
+        );
+        let source = Source::find_in(&own, root);
+        assert_eq!(source, Source::CgroupV2(root.join("pod")));
+        let reading = source.read().unwrap();
+        assert_eq!((reading.used, reading.limit), (400_000, 1_000_000));
+        assert_eq!(reading.default_budget(), 500_000);
+
+        write(own.clone(), "5:cpu:/x\n4:memory:/host/only\n0::/\n");
+        write(root.join("memory/memory.limit_in_bytes"), "2000000\n");
+        write(root.join("memory/memory.usage_in_bytes"), "300000\n");
+        write(
+            root.join("memory/memory.stat"),
+            "total_inactive_file 50000\n",
+        );
+        let reading = Source::find_in(&own, root).read().unwrap();
+        assert_eq!((reading.used, reading.limit), (250_000, 2_000_000));
+    }
+
+    #[test]
+    fn without_a_cgroup_limit_the_machine_counts() {
+        let root = tempfile::tempdir().unwrap();
+        let own = root.path().join("own");
+        write(own.clone(), "4:memory:/\n");
+        write(
+            root.path().join("memory/memory.limit_in_bytes"),
+            "9223372036854771712\n",
+        );
+        let source = Source::find_in(&own, root.path());
+        assert_eq!(source, Source::Machine);
+        let reading = source.read().unwrap();
+        assert!(reading.used > 0 && reading.used < reading.limit);
     }
 }
