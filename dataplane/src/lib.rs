@@ -13,5 +13,6 @@ pub mod config;
 pub mod fallback;
 pub mod provider;
 pub mod proxy;
+pub mod serve;
 pub mod telemetry;
 pub mod upstream;
