@@ -12,6 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::api::error::Failure;
+
 /// How often the readings are taken.
 const PERIOD: Duration = Duration::from_secs(1);
 
@@ -22,15 +24,16 @@ pub struct Budget {
     held: AtomicUsize,
 }
 
-/// What one request holds of a [`Budget`]; given back when dropped.
+/// Bytes granted to one body; dropping it gives them back.
 #[derive(Debug)]
-pub struct Hold {
+pub struct Reservation {
     budget: Arc<Budget>,
-    bytes: usize,
+    granted: usize,
+    used: usize,
 }
 
 impl Budget {
-    /// A budget of `limit` bytes.
+    /// At most `limit` bytes at a time.
     pub fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
             limit,
@@ -38,50 +41,52 @@ impl Budget {
         })
     }
 
-    /// `bytes` of it, or `None` when that much is not left.
-    pub fn try_take(self: &Arc<Self>, bytes: usize) -> Option<Hold> {
-        let mut hold = Hold {
-            budget: self.clone(),
-            bytes: 0,
-        };
-        hold.try_grow(bytes).then_some(hold)
-    }
-
     /// Bytes held now.
     pub fn held(&self) -> usize {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// Bytes there are in all.
-    pub fn limit(&self) -> usize {
-        self.limit
+    /// Room for a body announced to be `announced` bytes long (0: not announced).
+    ///
+    /// # Errors
+    /// [`Failure::MemoryPressure`] when there is no room.
+    pub fn reserve(self: &Arc<Self>, announced: usize) -> Result<Reservation, Failure> {
+        self.take(announced)?;
+        Ok(Reservation {
+            budget: Arc::clone(self),
+            granted: announced,
+            used: 0,
+        })
+    }
+
+    fn take(&self, bytes: usize) -> Result<(), Failure> {
+        let room = |held: usize| held.checked_add(bytes).filter(|sum| *sum <= self.limit);
+        self.held
+            .try_update(Ordering::Relaxed, Ordering::Relaxed, room)
+            .map(drop)
+            .map_err(|_| Failure::MemoryPressure)
     }
 }
 
-impl Hold {
-    /// Takes `bytes` more; `false`, and nothing changes, when that much is not left.
-    pub fn try_grow(&mut self, bytes: usize) -> bool {
-        let limit = self.budget.limit;
-        let grown = |held: usize| held.checked_add(bytes).filter(|sum| *sum <= limit);
-        let taken = self
-            .budget
-            .held
-            .try_update(Ordering::Relaxed, Ordering::Relaxed, grown);
-        if taken.is_ok() {
-            self.bytes += bytes;
+impl Reservation {
+    /// Counts bytes that arrived; beyond what was announced more is asked for.
+    ///
+    /// # Errors
+    /// [`Failure::MemoryPressure`] when there is no room for more.
+    pub fn grow(&mut self, bytes: usize) -> Result<(), Failure> {
+        let used = self.used.saturating_add(bytes);
+        if let Some(missing) = used.checked_sub(self.granted).filter(|n| *n > 0) {
+            self.budget.take(missing)?;
+            self.granted = used;
         }
-        taken.is_ok()
-    }
-
-    /// Bytes held.
-    pub fn bytes(&self) -> usize {
-        self.bytes
+        self.used = used;
+        Ok(())
     }
 }
 
-impl Drop for Hold {
+impl Drop for Reservation {
     fn drop(&mut self) {
-        self.budget.held.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.budget.held.fetch_sub(self.granted, Ordering::Relaxed);
     }
 }
 
@@ -120,11 +125,6 @@ impl Reading {
             _ => Pressure::Reset,
         }
     }
-
-    /// Half of the limit: the default for bodies in flight.
-    pub fn default_budget(self) -> usize {
-        usize::try_from(self.limit / 2).unwrap_or(usize::MAX)
-    }
 }
 
 /// The latest pressure, for all threads to see.
@@ -146,6 +146,14 @@ impl Gauge {
     pub fn set(&self, pressure: Pressure) {
         self.0.store(pressure as u8, Ordering::Relaxed);
     }
+}
+
+/// Half of what this process may use, for bodies in flight; 512 MiB where nothing says how much that is.
+pub fn default_budget() -> usize {
+    let limit = Source::find()
+        .read()
+        .map_or(1 << 30, |reading| reading.limit);
+    usize::try_from(limit / 2).unwrap_or(usize::MAX)
 }
 
 /// Keeps `gauge` up to date, for ever. For the control runtime: reading the files blocks for microseconds.
@@ -281,17 +289,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_budget_is_never_overdrawn_and_holds_give_back() {
+    fn what_was_granted_comes_back_whole() {
         let budget = Budget::new(100);
-        let mut first = budget.try_take(60).unwrap();
-        assert!(budget.try_take(41).is_none());
-        let second = budget.try_take(40).unwrap();
-        assert!(!first.try_grow(1));
-        assert!(!first.try_grow(usize::MAX));
-        drop(second);
-        assert!(first.try_grow(40));
-        assert_eq!((first.bytes(), budget.held()), (100, 100));
-        drop(first);
+        let mut one = budget.reserve(60).unwrap();
+        assert_eq!(budget.reserve(41).err(), Some(Failure::MemoryPressure));
+        one.grow(60).unwrap();
+        one.grow(40).unwrap();
+        assert_eq!(one.grow(1), Err(Failure::MemoryPressure));
+        assert_eq!(one.grow(usize::MAX), Err(Failure::MemoryPressure));
+        assert_eq!(budget.held(), 100);
+        drop(one);
         assert_eq!(budget.held(), 0);
     }
 
@@ -339,7 +346,6 @@ mod tests {
         assert_eq!(source, Source::CgroupV2(root.join("pod")));
         let reading = source.read().unwrap();
         assert_eq!((reading.used, reading.limit), (400_000, 1_000_000));
-        assert_eq!(reading.default_budget(), 500_000);
 
         write(own.clone(), "5:cpu:/x\n4:memory:/host/only\n0::/\n");
         write(root.join("memory/memory.limit_in_bytes"), "2000000\n");
