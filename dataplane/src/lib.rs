@@ -10,6 +10,7 @@ pub mod anonymous;
 pub mod api;
 pub mod auth;
 pub mod config;
+pub mod control;
 pub mod fallback;
 pub mod provider;
 pub mod proxy;

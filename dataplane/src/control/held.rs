@@ -1,0 +1,180 @@
+//! What is held, in memory and on disk, and the edge where the machine's wishes become deeds.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bodhi_proto::snapshot::Snapshot;
+use bodhi_proto::sync::{Deny, Down, Effect, Hold, Leader, Up, Violation};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use super::Status;
+use super::disk::{Disk, DiskError, Folder};
+
+/// This release, as a Hello and the kept file say it.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The file is written at most this often.
+const SAVE_PERIOD: Duration = Duration::from_secs(5);
+
+/// What is left for the stream to do.
+pub(super) enum Do {
+    Send(Up),
+    Note(Note),
+    Goodbye(String),
+}
+
+/// Something to be shown.
+pub(super) enum Note {
+    Connected(String),
+    Confirmed(SystemTime),
+    Leader(Leader),
+}
+
+impl Note {
+    pub(super) fn apply(self, status: &mut Status) {
+        match self {
+            Self::Connected(name) => {
+                status.controller = Some(name);
+                status.streams += 1;
+            }
+            Self::Confirmed(at) => status.confirmed = Some(at),
+            Self::Leader(leader) => status.leader = Some(leader),
+        }
+    }
+}
+
+/// The hold, where it is kept, and who is told.
+pub(super) struct Held {
+    hold: Hold,
+    folder: Option<Folder>,
+    publish: watch::Sender<Option<Arc<Snapshot>>>,
+    /// When the file may be written; none while it is up to date.
+    save_at: Option<Instant>,
+    saved: Option<Instant>,
+}
+
+impl Held {
+    /// Reads what was kept and publishes it.
+    pub(super) fn load(
+        disk: Option<Disk>,
+        publish: watch::Sender<Option<Arc<Snapshot>>>,
+        now: SystemTime,
+    ) -> Result<Self, DiskError> {
+        let folder = disk.map(|disk| Folder::open(&disk)).transpose()?;
+        let hold = match &folder {
+            Some(folder) => {
+                let (hold, denies) = folder.load(VERSION, now);
+                let mut hold = hold.unwrap_or_default();
+                for deny in denies {
+                    // Nobody is connected yet: there is nothing to answer.
+                    hold.deny(deny);
+                }
+                hold
+            }
+            None => Hold::new(),
+        };
+        publish.send_replace(hold.snapshot());
+        Ok(Self {
+            hold,
+            folder,
+            publish,
+            save_at: None,
+            saved: None,
+        })
+    }
+
+    /// The first message of a stream.
+    pub(super) fn hello(&mut self, node: &str) -> Up {
+        self.hold.hello(node, VERSION)
+    }
+
+    /// Takes a message in and does what it asks for; what the stream has to do is left over.
+    pub(super) fn receive(&mut self, down: Down) -> Result<Vec<Do>, Violation> {
+        let mut rest = Vec::new();
+        let mut journalled = true;
+        for effect in self.hold.receive(down)? {
+            match effect {
+                Effect::Publish(snapshot) => {
+                    self.publish.send_replace(Some(snapshot));
+                }
+                Effect::Journal(deny) => journalled = self.journal(&deny),
+                // A denial that a restart would forget must not pass for applied.
+                Effect::Send(Up::Denied(_)) if !journalled => {}
+                Effect::Send(up) => rest.push(Do::Send(up)),
+                Effect::Confirmed { changed } => {
+                    self.confirmed(changed);
+                    rest.push(Do::Note(Note::Confirmed(SystemTime::now())));
+                }
+                Effect::Welcome(welcome) => {
+                    rest.push(Do::Note(Note::Connected(welcome.controller)));
+                    let leader = welcome.leader.map(|l| Do::Note(Note::Leader(l)));
+                    rest.extend(leader);
+                }
+                Effect::Leader(leader) => rest.push(Do::Note(Note::Leader(leader))),
+                Effect::Goodbye(reason) => rest.push(Do::Goodbye(reason)),
+            }
+        }
+        Ok(rest)
+    }
+
+    fn journal(&mut self, deny: &Deny) -> bool {
+        let Some(folder) = &mut self.folder else {
+            return true;
+        };
+        match folder.journal(deny) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::error!(%error, "a denial is in force but could not be journalled");
+                false
+            }
+        }
+    }
+
+    fn confirmed(&mut self, changed: bool) {
+        if self.folder.is_none() {
+            return;
+        }
+        if changed && self.save_at.is_none() {
+            let now = Instant::now();
+            let earliest = self.saved.map(|at| at + SAVE_PERIOD);
+            self.save_at = Some(earliest.unwrap_or(now).max(now));
+        }
+        if !changed {
+            self.confirm_again();
+        }
+    }
+
+    /// A controller is there and has nothing to change.
+    pub(super) fn confirm_again(&self) {
+        if let Some(folder) = &self.folder {
+            folder.touch(SystemTime::now());
+        }
+    }
+
+    /// Resolves when the file is to be written; never while it need not be.
+    pub(super) async fn save_due(&self) {
+        match self.save_at {
+            Some(at) => sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Writes the file.
+    pub(super) fn save(&mut self) {
+        self.save_at = None;
+        self.saved = Some(Instant::now());
+        if let Some(folder) = &mut self.folder
+            && let Err(error) = folder.save(&self.hold, VERSION)
+        {
+            tracing::error!(%error, "the snapshot could not be kept");
+            self.save_at = Some(Instant::now() + SAVE_PERIOD);
+        }
+    }
+
+    /// Writes the file if it is out of date.
+    pub(super) fn save_if_changed(&mut self) {
+        if self.save_at.is_some() {
+            self.save();
+        }
+    }
+}
