@@ -1,0 +1,154 @@
+//! `bodhi get`: the objects, and whether they serve.
+
+use serde_json::Value;
+
+use crate::client::Client;
+use crate::connection::Connection;
+use crate::object_name::ObjectName;
+use crate::output::{Answer, table};
+
+/// Arguments of `bodhi get`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// `apimodels`, `aliases`, or one object as NAME or NAMESPACE/NAME [default: all]
+    what: Option<What>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum What {
+    Kind(&'static str),
+    Object(ObjectName),
+}
+
+/// The kinds as the admin API's paths name them.
+const KINDS: [&str; 2] = ["apimodels", "aliases"];
+
+impl std::str::FromStr for What {
+    type Err = <ObjectName as std::str::FromStr>::Err;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "apimodels" | "apimodel" | "am" => Ok(Self::Kind("apimodels")),
+            "aliases" | "alias" | "mal" => Ok(Self::Kind("aliases")),
+            name => name.parse().map(Self::Object),
+        }
+    }
+}
+
+/// Lists what was asked for, ApiModels first.
+pub(crate) fn run(args: &Args, connection: &Connection) -> anyhow::Result<Answer> {
+    let client = Client::open(connection)?;
+    let kinds = match &args.what {
+        Some(What::Kind(kind)) => vec![*kind],
+        _ => KINDS.to_vec(),
+    };
+    let mut objects = Vec::new();
+    for kind in kinds {
+        let answer = client.get(&[kind], &[])?;
+        objects.extend(answer["items"].as_array().into_iter().flatten().cloned());
+    }
+    if let Some(What::Object(name)) = &args.what {
+        objects.retain(|object| is_named(object, name));
+        if objects.is_empty() {
+            anyhow::bail!(
+                "there is no ApiModel and no Alias {name}: `bodhi get` lists what there is"
+            );
+        }
+    }
+    let rows: Vec<Vec<String>> = objects.iter().map(row).collect();
+    let text = table(&["KIND", "NAME", "SERVES", "READY", "REASON"], &rows);
+    Ok(Answer::new(objects.into(), text))
+}
+
+fn is_named(object: &Value, name: &ObjectName) -> bool {
+    let metadata = &object["metadata"];
+    metadata["name"] == name.name && metadata["namespace"] == name.namespace()
+}
+
+fn row(object: &Value) -> Vec<String> {
+    let text = |pointer: &str| {
+        let value = object.pointer(pointer).and_then(Value::as_str);
+        value.unwrap_or("-").to_owned()
+    };
+    let name = format!("{}/{}", text("/metadata/namespace"), text("/metadata/name"));
+    let ready = object["status"]["conditions"]
+        .as_array()
+        .and_then(|all| all.iter().find(|c| c["type"] == "Ready"));
+    let of_ready = |field: &str| {
+        let value = ready.and_then(|condition| condition[field].as_str());
+        value.unwrap_or("-").to_owned()
+    };
+    vec![
+        text("/kind"),
+        name,
+        serves(object),
+        of_ready("status"),
+        of_ready("reason"),
+    ]
+}
+
+/// What clients may ask for, in short.
+fn serves(object: &Value) -> String {
+    let spec = &object["spec"];
+    let own = |field: &str| spec[field].as_str();
+    if object["kind"] == "Alias" {
+        let name = own("model").or(object["metadata"]["name"].as_str());
+        return name.unwrap_or("-").to_owned();
+    }
+    let prefix = own("prefix").unwrap_or_default();
+    match spec["models"].as_array().map_or(0, Vec::len) {
+        _ if spec["forwardAll"] == true => format!("{prefix}*"),
+        1 => format!("{prefix}{}", spec["models"][0].as_str().unwrap_or_default()),
+        count => format!("{count} models"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn kinds_have_the_names_that_kubectl_knows() {
+        for (text, kind) in [
+            ("am", "apimodels"),
+            ("aliases", "aliases"),
+            ("mal", "aliases"),
+        ] {
+            assert_eq!(text.parse(), Ok(What::Kind(kind)));
+        }
+        assert!(matches!("team-a/fast".parse(), Ok(What::Object(_))));
+        assert!("Not A Name".parse::<What>().is_err());
+    }
+
+    #[test]
+    fn a_row_says_what_is_served_and_whether_it_is_ready() {
+        let object = json!({
+            "kind": "ApiModel",
+            "metadata": {"namespace": "bodhi", "name": "openrouter"},
+            "spec": {"prefix": "openrouter/", "forwardAll": true},
+            "status": {"conditions": [
+                {"type": "Accepted", "status": "True", "reason": "Accepted"},
+                {"type": "Ready", "status": "False", "reason": "SecretNotFound"},
+            ]},
+        });
+        let expected = [
+            "ApiModel",
+            "bodhi/openrouter",
+            "openrouter/*",
+            "False",
+            "SecretNotFound",
+        ];
+        assert_eq!(row(&object), expected);
+    }
+
+    #[test]
+    fn an_object_without_status_is_not_ready_yet() {
+        let object = json!({
+            "kind": "Alias",
+            "metadata": {"namespace": "bodhi", "name": "fast"},
+            "spec": {},
+        });
+        assert_eq!(row(&object), ["Alias", "bodhi/fast", "fast", "-", "-"]);
+    }
+}
