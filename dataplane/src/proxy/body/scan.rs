@@ -69,7 +69,7 @@ enum State {
     Escape,
     /// So many hexadecimal digits of an escape.
     Hex(u8),
-    Number(Digits),
+    Number(Number),
     /// So much of `true`, `false` or `null` was read.
     Literal(Literal, u8),
     /// Only white space: the top-level value is complete.
@@ -95,18 +95,18 @@ impl Literal {
 
 /// How far a number has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Digits {
+enum Number {
     Minus,
     Zero,
     Integer,
     Point,
     Fraction,
     Exponent,
-    ExponentSign,
-    ExponentDigits,
+    Sign,
+    Power,
 }
 
-impl Digits {
+impl Number {
     /// The state after `byte`, or none where it does not belong to the number.
     fn next(self, byte: u8) -> Option<Self> {
         match (self, byte) {
@@ -115,23 +115,21 @@ impl Digits {
             (Self::Zero | Self::Integer, b'.') => Some(Self::Point),
             (Self::Point | Self::Fraction, b'0'..=b'9') => Some(Self::Fraction),
             (Self::Zero | Self::Integer | Self::Fraction, b'e' | b'E') => Some(Self::Exponent),
-            (Self::Exponent, b'+' | b'-') => Some(Self::ExponentSign),
-            (Self::Exponent | Self::ExponentSign | Self::ExponentDigits, b'0'..=b'9') => {
-                Some(Self::ExponentDigits)
-            }
+            (Self::Exponent, b'+' | b'-') => Some(Self::Sign),
+            (Self::Exponent | Self::Sign | Self::Power, b'0'..=b'9') => Some(Self::Power),
             _ => None,
         }
     }
 
     /// Any number of further digits leaves the state as it is.
     fn repeats(self) -> bool {
-        matches!(self, Self::Integer | Self::Fraction | Self::ExponentDigits)
+        matches!(self, Self::Integer | Self::Fraction | Self::Power)
     }
 
     fn may_end(self) -> bool {
         matches!(
             self,
-            Self::Zero | Self::Integer | Self::Fraction | Self::ExponentDigits
+            Self::Zero | Self::Integer | Self::Fraction | Self::Power
         )
     }
 }
@@ -238,17 +236,17 @@ impl Scanner {
                     };
                     i += 1;
                 }
-                State::Number(mut digits) => {
-                    while let Some(next) = data.get(i).and_then(|byte| digits.next(*byte)) {
-                        digits = next;
+                State::Number(mut number) => {
+                    while let Some(next) = data.get(i).and_then(|byte| number.next(*byte)) {
+                        number = next;
                         i += 1;
-                        if digits.repeats() {
+                        if number.repeats() {
                             i += leading(&data[i..], u8::is_ascii_digit);
                         }
                     }
-                    self.state = State::Number(digits);
+                    self.state = State::Number(number);
                     if i < data.len() {
-                        if !digits.may_end() {
+                        if !number.may_end() {
                             return Err(self.unexpected(base + i));
                         }
                         self.value_ends(base + i, Note::Plain, frames, visitor)?;
@@ -345,9 +343,9 @@ impl Scanner {
             Kind::Object | Kind::Array => self.open(kind, inside, at)?,
             Kind::Number => {
                 self.state = State::Number(match byte {
-                    b'-' => Digits::Minus,
-                    b'0' => Digits::Zero,
-                    _ => Digits::Integer,
+                    b'-' => Number::Minus,
+                    b'0' => Number::Zero,
+                    _ => Number::Integer,
                 });
             }
             Kind::True => self.state = State::Literal(Literal::True, 1),

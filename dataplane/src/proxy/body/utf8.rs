@@ -19,7 +19,11 @@ impl Partial {
     pub(super) fn complete(&mut self, data: &[u8]) -> Result<usize, usize> {
         let taken = (self.need - self.have).min(data.len());
         let cut = self.have;
-        self.bytes[cut..cut + taken].copy_from_slice(&data[..taken]);
+        let rest = &data[..taken];
+        if rest.iter().any(|byte| !matches!(byte, 0x80..=0xBF)) {
+            return Err(cut);
+        }
+        self.bytes[cut..cut + taken].copy_from_slice(rest);
         self.have += taken;
         if self.have == self.need {
             if std::str::from_utf8(&self.bytes[..self.need]).is_err() {
@@ -90,6 +94,13 @@ mod tests {
         for at in 0..=text.len() {
             assert_eq!(in_two(text, at), Ok(()), "cut at {at}");
         }
+    }
+
+    #[test]
+    fn a_cut_character_is_refused_by_the_first_byte_that_is_no_part_of_it() {
+        let mut partial = Partial::default();
+        assert_eq!(partial.check(b"a\xF0\x9F", true), Ok(()));
+        assert_eq!(partial.complete(b"\""), Err(2));
     }
 
     #[test]
