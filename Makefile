@@ -51,3 +51,11 @@ test: ## everything: checks, Rust tests, the official client libraries
 	@$(MAKE) check
 	@$(MAKE) test-fast
 	@echo "make test: everything passed"
+
+# One fuzz target runs this long.
+FUZZ_SECONDS ?= 60
+
+.PHONY: fuzz
+fuzz: ## run each fuzz target for FUZZ_SECONDS=60; needs the nightly toolchain
+	@scripts/setup.sh build
+	@scripts/fuzz.sh $(FUZZ_SECONDS)
