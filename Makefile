@@ -50,7 +50,15 @@ test: ## everything: checks, Rust tests, the official client libraries
 	@scripts/setup.sh build test sdk
 	@$(MAKE) check
 	@$(MAKE) test-fast
+	@$(MAKE) test-sdk
 	@echo "make test: everything passed"
+
+.PHONY: test-sdk
+test-sdk: ## the official Python and Node libraries, directly and through the gateway
+	@scripts/setup.sh build sdk
+	cargo build --workspace --bins
+	tests/sdk/run.sh install
+	cargo test -p bodhi-tests --test sdk -- --ignored --test-threads=1
 
 # One fuzz target runs this long.
 FUZZ_SECONDS ?= 60
