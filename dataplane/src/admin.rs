@@ -35,8 +35,8 @@ pub struct Admin {
 pub trait ControlState: Send + Sync {
     /// Whether a controller is connected.
     fn connected(&self) -> bool;
-    /// State digests that did not agree since the start.
-    fn divergences(&self) -> u64;
+    /// How many streams to a controller have begun since the start.
+    fn streams(&self) -> u64;
 }
 
 impl Admin {
@@ -113,7 +113,7 @@ impl Admin {
             names: snapshot.map_or(0, |s| s.table.len()),
             tokens: snapshot.and_then(|s| s.tokens.as_ref()).map(|t| t.len()),
             connected: self.control.connected(),
-            divergences: self.control.divergences(),
+            streams: self.control.streams(),
             log_dropped: self.shared.log.dropped(),
             body_bytes: self.shared.memory.held() as u64,
         })
@@ -121,7 +121,10 @@ impl Admin {
 
     fn dump(&self) -> Response<Full<Bytes>> {
         let Some(active) = self.shared.active.load_full() else {
-            return text(StatusCode::SERVICE_UNAVAILABLE, "nothing is served yet\n".into());
+            return text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "nothing is served yet\n".into(),
+            );
         };
         let mut response = text(StatusCode::OK, format!("{:#}\n", describe(&active)));
         let json = HeaderValue::from_static("application/json");

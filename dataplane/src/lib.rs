@@ -8,6 +8,7 @@ pub mod admin;
 pub mod admission;
 pub mod anonymous;
 pub mod api;
+pub mod app;
 pub mod auth;
 pub mod config;
 pub mod control;

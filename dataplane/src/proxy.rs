@@ -3,12 +3,14 @@
 pub mod body;
 mod exchange;
 mod failure;
+mod farewell;
 mod intake;
 mod listing;
 pub(crate) mod passthrough;
 mod relay;
 mod responses;
 mod route;
+mod service;
 pub mod stream;
 
 pub use exchange::Exchange;
@@ -25,10 +27,11 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, Uri};
 use hyper::body::Incoming;
 
+use bodhi_net::drain::Signal;
 use bodhi_proto::snapshot::Token;
 
 use crate::active::Active;
-use crate::admission::memory::Budget;
+use crate::admission::memory::{Budget, Gauge, Pressure};
 use crate::anonymous::Anonymous;
 use crate::api::error::{ERROR_SOURCE, Failure};
 use crate::api::{Call, Label, Surface, cors, headers};
@@ -39,6 +42,7 @@ use crate::telemetry::{AccessLog, Metrics, RequestId, ThreadTelemetry};
 use crate::upstream::{self, Upstreams};
 
 use body::Prepared;
+use farewell::Farewell;
 use passthrough::SpliceBody;
 use relay::Relay;
 
@@ -83,6 +87,8 @@ pub struct Shared {
     pub upstreams: upstream::Shared,
     /// Bytes of bodies in flight.
     pub memory: Arc<Budget>,
+    /// How close this process is to its memory limit.
+    pub gauge: Arc<Gauge>,
     /// Who owns which response.
     pub owners: Owners,
     /// Counters.
@@ -101,6 +107,7 @@ pub struct Proxy {
     active: RefCell<Cache<ActiveSlot, Option<Arc<Active>>>>,
     upstreams: Upstreams<SpliceBody>,
     telemetry: Rc<ThreadTelemetry>,
+    farewell: Rc<Farewell>,
     next_id: Counter<RequestId>,
 }
 
@@ -111,9 +118,13 @@ enum Reply {
 }
 
 impl Proxy {
-    /// A thread's own state. `thread_id` is random, so that request ids do not repeat.
-    pub fn new(shared: Arc<Shared>, thread_id: u32) -> Self {
+    /// A thread's own state, made on that thread, inside its `LocalSet`. `thread_id` is random,
+    /// so that request ids do not repeat.
+    pub fn new(shared: Arc<Shared>, drain: Signal, thread_id: u32) -> Self {
+        let farewell = Rc::<Farewell>::default();
+        tokio::task::spawn_local(Rc::clone(&farewell).follow(drain));
         Self {
+            farewell,
             active: RefCell::new(Cache::new(Arc::clone(&shared.active))),
             telemetry: Rc::new(ThreadTelemetry {
                 counters: shared.metrics.thread(),
@@ -178,6 +189,9 @@ impl Proxy {
         }
         let call = Call::parse(request.method(), request.uri())?;
         exchange.endpoint(call.label());
+        if self.shared.gauge.pressure() >= Pressure::Shed {
+            return Err(Failure::MemoryPressure);
+        }
         let active = self.active()?;
         let token = self.authenticate(&active, &call, request.uri(), request.headers())?;
         exchange.caller(&token.id);
@@ -220,7 +234,8 @@ impl Proxy {
         let response = self.call(&chosen.provider, head, sent, exchange).await?;
         let recorder = self.recorder(call, &chosen, token, &response);
         let (parts, upstream) = response.into_parts();
-        let relay = Relay::new(call, &parts.headers, upstream, permit, recorder);
+        let place = self.farewell.place();
+        let relay = Relay::new(call, &parts.headers, upstream, permit, recorder, place);
         Ok(Reply::Relay(Response::from_parts(parts, Box::new(relay))))
     }
 

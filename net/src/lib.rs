@@ -3,5 +3,6 @@
 
 pub mod dial;
 pub mod drain;
+pub mod logging;
 pub mod stream;
 pub mod tls;

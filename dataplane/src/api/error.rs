@@ -55,6 +55,8 @@ pub enum Failure {
     MethodNotAllowed(&'static str),
     /// The body is longer than this many bytes.
     BodyTooLarge(usize),
+    /// More header fields than a request may have.
+    TooManyHeaders,
     /// The body did not arrive in time.
     BodyTimeout,
     /// The body is in an encoding or of a type that cannot be judged.
@@ -214,6 +216,12 @@ impl Failure {
                 "invalid_request",
                 "body_too_large",
                 format!("The request body is longer than {limit} bytes, the limit here.").into(),
+            ),
+            Self::TooManyHeaders => make(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "invalid_request",
+                "headers_too_large",
+                "A request may have at most 100 header fields.".into(),
             ),
             Self::BodyTimeout => make(
                 StatusCode::REQUEST_TIMEOUT,

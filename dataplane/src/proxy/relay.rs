@@ -2,7 +2,7 @@
 //! upstream breaks off.
 
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -10,6 +10,7 @@ use http::{HeaderMap, Response};
 use http_body::{Body, Frame, SizeHint};
 
 use super::UpstreamBody;
+use super::farewell::Place;
 use super::responses::Recorder;
 use super::stream::{EventBoundary, terminal_event};
 use super::{Exchange, body};
@@ -47,6 +48,7 @@ pub(super) struct Relay {
     /// How to say in the client's format that a stream failed; `None` where nothing may follow.
     events: Option<Events>,
     recorder: Option<Recorder>,
+    farewell: Place,
     exchange: Option<Exchange>,
     _permit: InFlight,
 }
@@ -74,6 +76,7 @@ impl Relay {
         upstream: UpstreamBody,
         permit: InFlight,
         recorder: Option<Recorder>,
+        farewell: Place,
     ) -> Self {
         Self {
             upstream,
@@ -83,6 +86,7 @@ impl Relay {
                 boundary: EventBoundary::default(),
             }),
             recorder,
+            farewell,
             exchange: None,
             _permit: permit,
         }
@@ -116,11 +120,18 @@ impl Relay {
             }
             State::Done => return Poll::Ready(None),
         }
+        if self.farewell.is_closing() {
+            return self.broke(&Failure::Draining);
+        }
         let next = match &mut self.recorder {
-            Some(recorder) => ready!(recorder.poll_next(cx, &mut self.upstream)),
-            None => {
-                ready!(Pin::new(&mut self.upstream).poll_frame(cx)).map(|r| r.map(Frame::into_data))
-            }
+            Some(recorder) => recorder.poll_next(cx, &mut self.upstream),
+            None => Pin::new(&mut self.upstream)
+                .poll_frame(cx)
+                .map(|next| next.map(|frame| frame.map(Frame::into_data))),
+        };
+        let Poll::Ready(next) = next else {
+            self.farewell.wait(cx.waker());
+            return Poll::Pending;
         };
         match next {
             Some(Ok(Ok(data))) => Poll::Ready(Some(Ok(Frame::data(self.passed(data))))),

@@ -162,7 +162,8 @@ impl Proxy {
     ) -> Result<Reply, Failure> {
         let permit = candidate.provider.enter()?;
         let (parts, upstream) = response.into_parts();
-        let relay = Relay::new(call, &parts.headers, upstream, permit, None);
+        let place = self.farewell.place();
+        let relay = Relay::new(call, &parts.headers, upstream, permit, None, place);
         Ok(Reply::Relay(Response::from_parts(parts, Box::new(relay))))
     }
 

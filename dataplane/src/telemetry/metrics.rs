@@ -133,8 +133,8 @@ pub struct Scrape {
     pub tokens: Option<usize>,
     /// Whether a controller is connected.
     pub connected: bool,
-    /// State digests that did not agree since the start.
-    pub divergences: u64,
+    /// Streams to a controller begun since the start.
+    pub streams: u64,
     /// Log lines dropped since the start.
     pub log_dropped: u64,
     /// Bytes of request bodies held now.
@@ -257,9 +257,9 @@ impl Metrics {
                 sum(&|t| &t.client_gone),
             ),
             (
-                "bodhi_config_divergence_total",
-                "State digests that did not agree with the controller's.",
-                scrape.divergences,
+                "bodhi_control_streams_total",
+                "Streams to a controller that were begun.",
+                scrape.streams,
             ),
             (
                 "bodhi_access_log_dropped_total",

@@ -31,7 +31,7 @@ pub(crate) struct Recorder {
 
 #[derive(Debug)]
 enum State {
-    Seeking(ResponseIdFinder),
+    Seeking(Box<ResponseIdFinder>),
     Holding {
         data: Bytes,
         confirmed: oneshot::Receiver<()>,
@@ -53,7 +53,7 @@ impl Recorder {
             wait,
             upstream,
             owner,
-            state: State::Seeking(finder),
+            state: State::Seeking(Box::new(finder)),
         }
     }
 
