@@ -12,6 +12,8 @@ mod attempt;
 mod deadline;
 mod pool;
 mod retry;
+#[cfg(test)]
+mod tests;
 
 use std::error::Error;
 use std::pin::Pin;

@@ -57,6 +57,10 @@ where
     B::Error: Into<BoxError>,
 {
     let origin = &destination.origin;
+    let tls = match origin.scheme {
+        Scheme::Http => None,
+        Scheme::Https => Some(tls_config(tls, &destination.roots).await?),
+    };
     let tcp = dial::dial(
         resolver,
         &origin.host,
@@ -69,10 +73,9 @@ where
         Ok(Class::Private | Class::Loopback) => KEEP_PRIVATE,
         _ => KEEP_PUBLIC,
     };
-    let stream = match origin.scheme {
-        Scheme::Http => Stream::Plain(tcp),
-        Scheme::Https => {
-            let config = tls_config(tls, &destination.roots).await?;
+    let stream = match tls {
+        None => Stream::Plain(tcp),
+        Some(config) => {
             let handshake = handshake(config, &origin.host, tcp);
             match tokio::time::timeout(timeout, handshake).await {
                 Ok(stream) => stream?,
