@@ -319,7 +319,6 @@ pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> anyh
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     fn shell(script: &str) -> Process {

@@ -194,7 +194,6 @@ fn millis(value: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     #[test]
