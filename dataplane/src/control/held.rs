@@ -101,8 +101,11 @@ impl Held {
                 // A denial that a restart would forget must not pass for applied.
                 Effect::Send(Up::Denied(_)) if !journalled => {}
                 Effect::Send(up) => rest.push(Do::Send(up)),
-                Effect::Confirmed { changed } => {
+                Effect::Confirmed { changed, revoked } => {
                     self.confirmed(changed);
+                    if revoked && self.folder.is_some() {
+                        self.save();
+                    }
                     rest.push(Do::Note(Note::Confirmed(SystemTime::now())));
                 }
                 Effect::Welcome(welcome) => {

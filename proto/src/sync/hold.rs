@@ -35,6 +35,9 @@ pub enum Effect {
     Confirmed {
         /// Whether a kept copy is out of date.
         changed: bool,
+        /// Whether tokens went that no denial had named: a kept copy must not bring them back,
+        /// so it is written before the acknowledgement is sent.
+        revoked: bool,
     },
     /// Who the controller is.
     Welcome(Welcome),
@@ -352,7 +355,7 @@ impl Hold {
                     if let Resource::Token(token) = &resource {
                         tokens.added(Arc::clone(token));
                     }
-                    tokens.lost(self.shelves.accept(resource, version));
+                    tokens.replaced(self.shelves.accept(resource, version));
                 }
                 Change::Same(kind, name) => {
                     ack.rejections.extend(self.shelves.rejection(kind, &name));
@@ -364,10 +367,11 @@ impl Hold {
                 }
                 Change::Remove(kind, name) => {
                     changed.insert(kind);
-                    tokens.lost(self.shelves.remove(kind, &name));
+                    tokens.removed(self.shelves.remove(kind, &name));
                 }
             }
         }
+        let revoked = tokens.any_removed(|id| !self.denies.contains_key(id));
         let advanced = self.advance(&commit, &mut changed);
         self.prune_denies(&mut tokens);
         self.look_again(changed, tokens);
@@ -381,6 +385,7 @@ impl Hold {
         }
         effects.push(Effect::Confirmed {
             changed: advanced || !changed.is_empty(),
+            revoked,
         });
         effects.push(Effect::Send(Up::Ack(ack)));
         effects
@@ -442,7 +447,7 @@ impl Hold {
                 Kind::ServedName => drop(shelves.served_names.keep_only(buckets, &kept)),
                 Kind::Token => {
                     for token in shelves.tokens.keep_only(buckets, &kept) {
-                        tokens.lost(Some(token));
+                        tokens.removed(Some(token));
                     }
                 }
                 Kind::Policy => drop(shelves.policy.keep_only(buckets, &kept)),

@@ -10,7 +10,9 @@ use crate::snapshot::{Kind, Token, TokenHash, TokenTable};
 #[derive(Debug, Default)]
 pub(super) struct TokenChanges {
     added: Vec<Arc<Token>>,
+    /// No longer in the table, unless added again.
     lost: Vec<TokenHash>,
+    removed: Vec<TokenId>,
 }
 
 impl TokenChanges {
@@ -18,8 +20,20 @@ impl TokenChanges {
         self.added.push(token);
     }
 
-    pub(super) fn lost(&mut self, token: Option<Arc<Token>>) {
+    pub(super) fn replaced(&mut self, token: Option<Arc<Token>>) {
         self.lost.extend(token.map(|t| t.hash));
+    }
+
+    pub(super) fn removed(&mut self, token: Option<Arc<Token>>) {
+        if let Some(token) = token {
+            self.lost.push(token.hash);
+            self.removed.push(token.id.clone());
+        }
+    }
+
+    /// Whether a token was removed that `fits`.
+    pub(super) fn any_removed(&self, fits: impl FnMut(&TokenId) -> bool) -> bool {
+        self.removed.iter().any(fits)
     }
 }
 

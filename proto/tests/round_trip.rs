@@ -1,0 +1,406 @@
+//! Every resource comes back from the wire as it was, and no bytes can do harm.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bodhi_proto::digest::Version;
+use bodhi_proto::names::{ModelName, ObjectRef, TokenId};
+use bodhi_proto::provider::Format;
+use bodhi_proto::secret::Secret;
+use bodhi_proto::snapshot::*;
+use bodhi_proto::sync::{Down, Up};
+use bodhi_proto::wire::sync as pb;
+use http::{HeaderName, HeaderValue};
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+use prost::Message as _;
+
+fn label() -> impl Strategy<Value = String> {
+    "[a-z][a-z0-9-]{0,20}"
+}
+
+fn api_model() -> impl Strategy<Value = ObjectRef> {
+    (label(), label()).prop_map(|(ns, name)| ObjectRef::api_model(&ns, &name))
+}
+
+fn text() -> impl Strategy<Value = Arc<str>> {
+    "\\PC{1,40}".prop_map(Arc::from)
+}
+
+fn nonzero() -> impl Strategy<Value = NonZeroU32> {
+    (1..=u32::MAX).prop_map(|n| NonZeroU32::new(n).unwrap())
+}
+
+fn base_url() -> impl Strategy<Value = BaseUrl> {
+    (
+        "https?",
+        "[a-z0-9]{1,12}(\\.[a-z]{2,5})?|\\[::1\\]",
+        option::of(1..=u16::MAX),
+        "(/[a-z0-9._-]{1,8}){0,3}",
+    )
+        .prop_map(|(scheme, host, port, path)| {
+            let port = port.map(|p| format!(":{p}")).unwrap_or_default();
+            BaseUrl::parse(&format!("{scheme}://{host}{port}{path}")).unwrap()
+        })
+}
+
+fn json_object() -> impl Strategy<Value = Option<Arc<str>>> {
+    option::of(
+        ("[a-z\"\\\\]{0,9}", any::<i64>())
+            .prop_map(|(k, v)| serde_json::json!({ k: v }).to_string().into()),
+    )
+}
+
+fn millis() -> impl Strategy<Value = Duration> {
+    (1..=u64::from(u32::MAX)).prop_map(Duration::from_millis)
+}
+
+fn timeouts() -> impl Strategy<Value = Timeouts> {
+    let some = (millis(), millis(), millis()).prop_map(|(connect, first_byte, idle)| Timeouts {
+        connect,
+        first_byte,
+        idle,
+    });
+    prop_oneof![Just(Timeouts::default()), some]
+}
+
+fn headers() -> impl Strategy<Value = Vec<(HeaderName, HeaderValue)>> {
+    let header = ("[a-z][a-z0-9-]{0,12}", "[ -~\u{80}-\u{ff}]{0,20}").prop_map(|(name, value)| {
+        let value: Vec<u8> = value.chars().map(|c| c as u8).collect();
+        (
+            HeaderName::from_bytes(name.as_bytes()).unwrap(),
+            HeaderValue::from_bytes(&value).unwrap(),
+        )
+    });
+    prop::collection::vec(header, 0..4)
+}
+
+fn egress() -> impl Strategy<Value = EgressScope> {
+    let range = (any::<[u8; 4]>(), 0..=32_u8).prop_map(|(address, bits)| {
+        ipnet::IpNet::new(std::net::IpAddr::from(address), bits).unwrap()
+    });
+    prop_oneof![
+        Just(EgressScope::Standalone),
+        Just(EgressScope::Release),
+        prop::collection::vec(range, 0..4).prop_map(|r| EgressScope::Tenant(r.into())),
+    ]
+}
+
+fn roots() -> impl Strategy<Value = Roots> {
+    let pem = "[A-Za-z0-9]{4}"
+        .prop_map(|b| format!("-----BEGIN CERTIFICATE-----\n{b}\n-----END CERTIFICATE-----\n"));
+    prop_oneof![
+        Just(Roots::System),
+        pem.prop_map(|p| Roots::Bundle(p.into()))
+    ]
+}
+
+fn upstream() -> impl Strategy<Value = Resource> {
+    let plain = (
+        api_model(),
+        select(Format::ALL.to_vec()),
+        any::<[bool; 5]>(),
+        nonzero(),
+        nonzero(),
+    );
+    let rest = (
+        base_url(),
+        headers(),
+        json_object(),
+        timeouts(),
+        roots(),
+        egress(),
+    );
+    (plain, rest).prop_map(|((object, format, flags, attempts, max_in_flight), rest)| {
+        let (base_url, extra_headers, extra_body, timeouts, roots, egress) = rest;
+        let [anonymous, chat, completions, embeddings, max_tokens] = flags;
+        Resource::Upstream(Arc::new(Upstream {
+            object,
+            format,
+            base_url: match chat && completions {
+                true => BaseUrl::parse(format.canonical_base_url()).unwrap(),
+                false => base_url,
+            },
+            auth: if anonymous {
+                Auth::None
+            } else {
+                Auth::Credential
+            },
+            features: Features {
+                chat,
+                completions,
+                embeddings,
+            },
+            output_limit_field: match max_tokens {
+                true => OutputLimitField::MaxTokens,
+                false => OutputLimitField::MaxCompletionTokens,
+            },
+            extra_headers,
+            extra_body,
+            timeouts,
+            attempts,
+            max_in_flight,
+            roots,
+            egress,
+        }))
+    })
+}
+
+fn credential() -> impl Strategy<Value = Resource> {
+    let pattern = (
+        "https?",
+        option::of(Just("*.")),
+        "[a-z]{1,8}\\.[a-z]{2,3}",
+        option::of(1..=u16::MAX),
+    )
+        .prop_map(|(scheme, star, host, port)| {
+            let star = star.unwrap_or_default();
+            let port = port.map(|p| format!(":{p}")).unwrap_or_default();
+            OriginPattern::parse(&format!("{scheme}://{star}{host}{port}")).unwrap()
+        });
+    let origins = prop_oneof![
+        Just(AllowedOrigins::Any),
+        prop::collection::vec(pattern, 0..4).prop_map(AllowedOrigins::Listed),
+    ];
+    (api_model(), "[!-~]{1,60}", origins).prop_map(|(object, key, allowed_origins)| {
+        Resource::Credential(Arc::new(Credential {
+            object,
+            secret: Secret::new(key),
+            allowed_origins,
+        }))
+    })
+}
+
+fn route() -> impl Strategy<Value = Route> {
+    let model = prop_oneof![
+        text().prop_map(RouteModel::Named),
+        Just(RouteModel::Remainder),
+        Just(RouteModel::AsAsked),
+    ];
+    (api_model(), model, option::of(text()), nonzero(), 0..3_u32).prop_map(
+        |(upstream, model, exposed, weight, priority)| Route {
+            upstream,
+            model,
+            exposed,
+            weight,
+            priority,
+        },
+    )
+}
+
+fn served_name() -> impl Strategy<Value = Resource> {
+    let key = prop_oneof![
+        "(general|responses)/exact/\\PC{1,60}",
+        "(general|responses)/prefix/[A-Za-z0-9._:@/+~-]{1,40}",
+    ];
+    let refused = (text(), text(), any::<bool>()).prop_map(|(reason, message, unsupported)| {
+        Serving::Refused(Refusal {
+            reason,
+            message,
+            unsupported,
+        })
+    });
+    let routes = prop::collection::vec(route(), 1..5).prop_map(|mut routes| {
+        routes.sort_by_key(|r| r.priority);
+        Serving::Routes(routes)
+    });
+    let serving = prop_oneof![refused, routes];
+    (
+        key,
+        label(),
+        any::<i64>(),
+        any::<bool>(),
+        serving,
+        option::of(nonzero()),
+        json_object(),
+    )
+        .prop_map(
+            |(key, owner, created, public, serving, max_output_tokens, defaults)| {
+                Resource::ServedName(Arc::new(ServedName {
+                    key: ServedKey::parse(&key).unwrap(),
+                    owner: ObjectRef::alias("bodhi", &owner),
+                    created,
+                    visibility: if public {
+                        Visibility::Public
+                    } else {
+                        Visibility::Internal
+                    },
+                    serving,
+                    max_output_tokens,
+                    defaults,
+                }))
+            },
+        )
+}
+
+fn globs() -> impl Strategy<Value = Option<Globs>> {
+    option::of(prop::collection::vec("\\PC{0,12}", 0..4).prop_map(Globs::new))
+}
+
+fn caps() -> impl Strategy<Value = Vec<ModelCap>> {
+    let cap = (text(), nonzero()).prop_map(|(model, limit)| ModelCap {
+        model: ModelName::parse(&model).unwrap(),
+        limit,
+    });
+    prop::collection::vec(cap, 0..3)
+}
+
+fn token() -> impl Strategy<Value = Resource> {
+    let limits = (
+        option::of(nonzero()),
+        option::of(nonzero()),
+        option::of(nonzero()),
+    )
+        .prop_map(
+            |(requests_per_minute, tokens_per_minute, concurrency)| TokenLimits {
+                requests_per_minute,
+                tokens_per_minute,
+                concurrency,
+            },
+        );
+    let scope = select(vec![Scope::User, Scope::PowerUser, Scope::Admin]);
+    (
+        "[A-Za-z0-9_-]{1,64}",
+        any::<[u8; 32]>(),
+        text(),
+        scope,
+        any::<Option<i64>>(),
+        globs(),
+        caps(),
+        limits,
+    )
+        .prop_map(
+            |(id, hash, owner, scope, expires, models, output_caps, limits)| {
+                Resource::Token(Arc::new(Token {
+                    id: TokenId::parse(&id).unwrap(),
+                    hash: TokenHash(hash),
+                    owner,
+                    scope,
+                    expires,
+                    models,
+                    output_caps,
+                    limits,
+                }))
+            },
+        )
+}
+
+fn policy() -> impl Strategy<Value = Resource> {
+    (globs(), caps(), any::<bool>()).prop_map(|(allowed_models, output_caps, strict)| {
+        Resource::Policy(Arc::new(Policy {
+            allowed_models,
+            output_caps,
+            responses_isolation: match strict {
+                true => ResponsesIsolation::Strict,
+                false => ResponsesIsolation::Shared,
+            },
+        }))
+    })
+}
+
+fn resource() -> impl Strategy<Value = Resource> {
+    prop_oneof![upstream(), credential(), served_name(), token(), policy()]
+}
+
+proptest! {
+    #[test]
+    fn resources_come_back_as_they_were(resource in resource()) {
+        let (kind, name) = resource.key();
+        let body = resource.encode();
+        let again = Resource::decode(kind, &name, &body);
+        prop_assert_eq!(again.as_ref(), Ok(&resource));
+        // Deterministic: what decodes to the same value encodes to the same bytes.
+        prop_assert_eq!(again.unwrap().encode(), body);
+    }
+
+    #[test]
+    fn a_changed_body_is_another_version_or_the_same_value(
+        resource in resource(), at: prop::sample::Index, flip in 1..=u8::MAX,
+    ) {
+        let (kind, name) = resource.key();
+        let body = resource.encode();
+        prop_assume!(!body.is_empty());
+        let mut damaged = body.to_vec();
+        damaged[at.index(body.len())] ^= flip;
+        prop_assert_ne!(Version::of(kind, &name, &body), Version::of(kind, &name, &damaged));
+        // It may even decode; it must not panic, and the text must stay short.
+        if let Err(why) = Resource::decode(kind, &name, &damaged) {
+            prop_assert!(why.to_string().len() < 700);
+        }
+    }
+
+    #[test]
+    fn no_bytes_can_do_harm(
+        name in "\\PC{0,20}", bytes in prop::collection::vec(any::<u8>(), 0..200),
+    ) {
+        for kind in Kind::ALL {
+            let _ = Resource::decode(kind, &name, &bytes);
+        }
+        let _ = pb::FromController::decode(&*bytes).map(Down::try_from);
+        let _ = pb::FromDataPlane::decode(&*bytes).map(Up::try_from);
+    }
+}
+
+fn encoded(upstream: pb::Upstream) -> Vec<u8> {
+    upstream.encode_to_vec()
+}
+
+#[test]
+fn what_could_mislead_is_refused_and_says_where() {
+    let good = pb::Upstream {
+        format: pb::Format::Openai.into(),
+        max_in_flight: 1,
+        egress: Some(pb::Egress {
+            scope: pb::egress::Scope::Standalone.into(),
+            ranges: Vec::new(),
+        }),
+        ..pb::Upstream::default()
+    };
+    let decode = |name: &str, u: &pb::Upstream| {
+        Resource::decode(Kind::Upstream, name, &encoded(u.clone())).map_err(|e| e.to_string())
+    };
+    assert!(decode("ApiModel/a/b", &good).is_ok());
+    let change = |change: fn(&mut pb::Upstream)| {
+        let mut bad = good.clone();
+        change(&mut bad);
+        decode("ApiModel/a/b", &bad).unwrap_err()
+    };
+    let cases: [(&str, String); 8] = [
+        ("name", decode("Alias/a/b", &good).unwrap_err()),
+        ("format", change(|u| u.format = 99)),
+        (
+            "base_url",
+            change(|u| u.base_url = "https://u:p@host/".into()),
+        ),
+        ("extra_body", change(|u| u.extra_body = Some("[1]".into()))),
+        ("max_in_flight", change(|u| u.max_in_flight = 0)),
+        ("ca_bundle", change(|u| u.ca_bundle = Some("x".into()))),
+        ("egress", change(|u| u.egress = None)),
+        (
+            "extra_headers",
+            change(|u| {
+                u.extra_headers = vec![pb::Header {
+                    name: "x-a".into(),
+                    value: b"a\r\nx-api-key: b".as_slice().into(),
+                }];
+            }),
+        ),
+    ];
+    for (field, error) in cases {
+        assert!(error.starts_with(field), "{field}: {error}");
+    }
+}
+
+#[test]
+fn a_key_that_is_refused_is_not_shown() {
+    let body = pb::Credential {
+        secret: "sk-canary\n".into(),
+        any_origin: true,
+        ..pb::Credential::default()
+    };
+    let error = Resource::decode(Kind::Credential, "ApiModel/a/b", &body.encode_to_vec());
+    let error = error.unwrap_err();
+    assert!(!format!("{error} {error:?}").contains("canary"), "{error}");
+}
