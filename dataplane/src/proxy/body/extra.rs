@@ -4,6 +4,9 @@
 //! are the author's own bytes: numbers and escapes reach the upstream as they
 //! were written.
 
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -51,7 +54,10 @@ pub struct ExtraBody {
 pub(super) struct Member {
     /// Number of the member in the tree, in depth-first order.
     pub(super) id: usize,
-    pub(super) key: String,
+    /// As it was written.
+    key: String,
+    /// As keys are compared, see [`name`].
+    pub(super) name: String,
     pub(super) node: Node,
 }
 
@@ -75,7 +81,7 @@ impl ExtraBody {
         }
         let mut extra = Self {
             dialect,
-            members: members(pairs)?,
+            members: members(dialect, pairs)?,
             system: None,
             count: 0,
         };
@@ -103,7 +109,7 @@ impl ExtraBody {
     /// system blocks of both are kept, those of `under` first.
     pub(super) fn over(&self, under: &Self) -> Self {
         let mut merged = self.clone();
-        add_absent(self.dialect, &mut merged.members, &under.members);
+        add_absent(&mut merged.members, &under.members);
         merged.system = match (&under.system, &self.system) {
             (Some(first), Some(then)) => Some([first, &b","[..], then].concat().into()),
             (first, then) => first.clone().or_else(|| then.clone()),
@@ -114,12 +120,12 @@ impl ExtraBody {
 
     /// Whether there is something at `path`.
     pub(super) fn has(&self, path: &[&str]) -> bool {
-        find(self.dialect, &self.members, path).is_some()
+        find(&self.members, path).is_some()
     }
 
     /// The output limit at `path`, where one is set.
     pub(super) fn limit(&self, path: &[&str]) -> Option<u64> {
-        match find(self.dialect, &self.members, path)? {
+        match find(&self.members, path)? {
             Node::Leaf(raw) => fields::count(raw),
             Node::Object(_) => None,
         }
@@ -132,14 +138,14 @@ impl ExtraBody {
             return;
         };
         for key in objects {
-            let node = entry(self.dialect, members, key);
+            let node = entry(members, key);
             if !matches!(node, Node::Object(_)) {
                 *node = Node::Object(Vec::new());
             }
             let Node::Object(inner) = node else { return };
             members = inner;
         }
-        *entry(self.dialect, members, last) = Node::Leaf(json);
+        *entry(members, last) = Node::Leaf(json);
         self.renumber();
     }
 
@@ -158,7 +164,7 @@ impl ExtraBody {
     }
 
     fn take_system(&mut self) -> Result<(), ExtraBodyError> {
-        let Some(index) = self.members.iter().position(|m| m.key == "system") else {
+        let Some(index) = self.members.iter().position(|m| m.name == "system") else {
             return Ok(());
         };
         let Node::Leaf(raw) = self.members.remove(index).node else {
@@ -179,7 +185,7 @@ impl ExtraBody {
     /// Caps are applied to these values, so they must be understood.
     fn check_limits(&self) -> Result<(), ExtraBodyError> {
         for field in OutputField::of(self.dialect) {
-            let good = match find(self.dialect, &self.members, field.path()) {
+            let good = match find(&self.members, field.path()) {
                 None => true,
                 Some(Node::Leaf(raw)) => &raw[..] == b"null" || fields::count(raw).is_some(),
                 Some(Node::Object(_)) => false,
@@ -202,26 +208,22 @@ fn not_system() -> ExtraBodyError {
     }
 }
 
-/// Whether two keys name one field. Protobuf JSON (Gemini) has two spellings
-/// of each: `maxOutputTokens` and `max_output_tokens`.
-pub(super) fn same_key(dialect: Dialect, one: &str, other: &str) -> bool {
-    if one == other || dialect != Dialect::Gemini {
-        return one == other;
+/// What a key is compared as. Protobuf JSON (Gemini) has two spellings of each:
+/// of `max_output_tokens` and `maxOutputTokens` the latter stands for both.
+pub(super) fn name(dialect: Dialect, key: &str) -> Cow<'_, str> {
+    if dialect != Dialect::Gemini || !key.contains('_') {
+        return Cow::Borrowed(key);
     }
-    let spelling = |key: &str| {
-        let words = key.split('_').filter(|word| !word.is_empty());
-        let mut camel = String::with_capacity(key.len());
-        for (index, word) in words.enumerate() {
-            let (head, rest) = word.split_at(word.chars().next().map_or(0, char::len_utf8));
-            match index {
-                0 => camel.push_str(head),
-                _ => camel.push_str(&head.to_ascii_uppercase()),
-            }
-            camel.push_str(rest);
+    let mut camel = String::with_capacity(key.len());
+    let mut after_underscore = false;
+    for c in key.chars() {
+        match std::mem::replace(&mut after_underscore, c == '_') {
+            _ if c == '_' => {}
+            true if !camel.is_empty() => camel.push(c.to_ascii_uppercase()),
+            _ => camel.push(c),
         }
-        camel
-    };
-    spelling(one) == spelling(other)
+    }
+    Cow::Owned(camel)
 }
 
 /// Writes `"key":value`.
@@ -243,23 +245,23 @@ pub(super) fn write_member(member: &Member, out: &mut String) {
     }
 }
 
-fn find<'t>(dialect: Dialect, members: &'t [Member], path: &[&str]) -> Option<&'t Node> {
+fn find<'t>(members: &'t [Member], path: &[&str]) -> Option<&'t Node> {
     let (first, rest) = path.split_first()?;
-    let same = |member: &&Member| same_key(dialect, &member.key, first);
-    let node = &members.iter().find(same)?.node;
+    let node = &members.iter().find(|member| member.name == *first)?.node;
     match node {
         _ if rest.is_empty() => Some(node),
-        Node::Object(members) => find(dialect, members, rest),
+        Node::Object(members) => find(members, rest),
         Node::Leaf(_) => None,
     }
 }
 
-fn entry<'t>(dialect: Dialect, members: &'t mut Vec<Member>, key: &str) -> &'t mut Node {
-    let same = |member: &Member| same_key(dialect, &member.key, key);
-    let index = members.iter().position(same).unwrap_or_else(|| {
+fn entry<'t>(members: &'t mut Vec<Member>, name: &str) -> &'t mut Node {
+    let place = members.iter().position(|member| member.name == name);
+    let index = place.unwrap_or_else(|| {
         members.push(Member {
             id: 0,
-            key: key.to_owned(),
+            key: name.to_owned(),
+            name: name.to_owned(),
             node: Node::Leaf(Bytes::from_static(b"null")),
         });
         members.len() - 1
@@ -267,37 +269,51 @@ fn entry<'t>(dialect: Dialect, members: &'t mut Vec<Member>, key: &str) -> &'t m
     &mut members[index].node
 }
 
-fn add_absent(dialect: Dialect, into: &mut Vec<Member>, from: &[Member]) {
+fn add_absent(into: &mut Vec<Member>, from: &[Member]) {
     for member in from {
-        let same = |other: &&mut Member| same_key(dialect, &other.key, &member.key);
-        match into.iter_mut().find(same) {
+        match into.iter_mut().find(|other| other.name == member.name) {
             None => into.push(member.clone()),
             Some(present) => {
                 if let (Node::Object(into), Node::Object(from)) = (&mut present.node, &member.node)
                 {
-                    add_absent(dialect, into, from);
+                    add_absent(into, from);
                 }
             }
         }
     }
 }
 
-fn members(pairs: Vec<(String, &RawValue)>) -> Result<Vec<Member>, serde_json::Error> {
-    let member = |(key, value): (String, &RawValue)| {
+fn members(
+    dialect: Dialect,
+    pairs: Vec<(String, &RawValue)>,
+) -> Result<Vec<Member>, serde_json::Error> {
+    let mut names = BTreeSet::new();
+    let mut tree = Vec::with_capacity(pairs.len());
+    for (key, value) in pairs {
+        let name = name(dialect, &key).into_owned();
+        if !names.insert(name.clone()) {
+            let twice = format!("the key '{key}' occurs twice");
+            return Err(serde_json::Error::custom(twice));
+        }
         let raw = value.get();
         let node = match raw.starts_with('{') {
             true => {
                 let Object(pairs) = serde_json::from_str(raw)?;
-                Node::Object(members(pairs)?)
+                Node::Object(members(dialect, pairs)?)
             }
             false => Node::Leaf(Bytes::copy_from_slice(raw.as_bytes())),
         };
-        Ok(Member { id: 0, key, node })
-    };
-    pairs.into_iter().map(member).collect()
+        tree.push(Member {
+            id: 0,
+            key,
+            name,
+            node,
+        });
+    }
+    Ok(tree)
 }
 
-/// The members of one object, in order and each once.
+/// The members of one object, in order.
 struct Object<'a>(Vec<(String, &'a RawValue)>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
@@ -313,11 +329,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut pairs: Self::Value = Vec::new();
-                while let Some((key, value)) = map.next_entry::<String, &RawValue>()? {
-                    if pairs.iter().any(|(present, _)| *present == key) {
-                        return Err(A::Error::custom(format!("the key '{key}' occurs twice")));
-                    }
-                    pairs.push((key, value));
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
                 }
                 Ok(pairs)
             }

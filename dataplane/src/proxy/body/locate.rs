@@ -3,7 +3,7 @@
 
 use smallvec::SmallVec;
 
-use super::extra::{ExtraBody, Member, Node, same_key};
+use super::extra::{self, ExtraBody, Member, Node};
 use super::fields::Value;
 use super::frames::Frames;
 use super::scan::{Inside, Kind, Note, Scanner, Visitor};
@@ -86,8 +86,8 @@ impl Visitor for Search<'_> {
         let Ok(key) = text::decode(inside) else {
             return Ok(());
         };
-        let same = |member: &&Member| same_key(dialect, &member.key, &key);
-        let Some(member) = level.members.iter().find(same) else {
+        let name = extra::name(dialect, &key);
+        let Some(member) = level.members.iter().find(|member| member.name == name) else {
             return Ok(());
         };
         level.open = Some(Open {

@@ -32,15 +32,21 @@ impl Lookup {
     }
 
     /// Takes the next piece of the document; the string, once it is complete.
+    /// Nothing may be pushed after that.
     ///
     /// # Errors
-    /// Not JSON; nothing may be pushed any more then.
+    /// Not JSON; nothing may be pushed after that either.
     pub(crate) fn push(&mut self, piece: Bytes) -> Result<Option<String>, BodyError> {
         let len = piece.len();
         if len > 0 {
             self.frames.push(piece);
             let data = self.frames.newest(len);
-            self.scanner.feed(data, &self.frames, &mut self.search)?;
+            let fed = self.scanner.feed(data, &self.frames, &mut self.search);
+            // What was found before a fault counts, as it would have in a
+            // piece of its own.
+            if self.search.found.is_none() {
+                fed?;
+            }
         }
         Ok(self.search.found.take())
     }
@@ -83,7 +89,9 @@ impl Visitor for Search {
     }
 
     fn end(&mut self, frames: &Frames, end: usize, _: Note) -> Result<(), BodyError> {
-        if let Some(start) = self.start.take() {
+        if let Some(start) = self.start.take()
+            && self.found.is_none()
+        {
             self.found = text::decode(&frames.bytes(start + 1..end - 1)).ok();
         }
         Ok(())
