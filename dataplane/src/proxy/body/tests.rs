@@ -1,7 +1,5 @@
 //! What holds for every body, checked against `serde_json` and simple models.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 mod corpus;
 mod fields;
 mod generate;

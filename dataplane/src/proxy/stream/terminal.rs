@@ -47,8 +47,6 @@ fn data(event: &str, json: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-
     use serde_json::Value;
 
     use super::*;
