@@ -184,6 +184,26 @@ fn faults_are_told_with_offset_and_expectation() {
     );
 }
 
+/// Every short text of the characters that numbers are made of.
+#[test]
+fn numbers_follow_the_grammar() {
+    let mut texts = vec![String::new()];
+    for _ in 0..5 {
+        let longer = texts.iter().flat_map(|text| {
+            ["-", "+", "0", "1", ".", "e"].map(|character| format!("{text}{character}"))
+        });
+        texts = longer.collect();
+        for text in &texts {
+            let body = format!("{{\"a\":{text}}}");
+            let valid = is_json_object(body.as_bytes());
+            for size in [1, body.len()] {
+                let taken = take_pieces(Dialect::OpenAi, body.as_bytes().chunks(size));
+                assert_eq!(taken.is_ok(), valid, "{text} in frames of {size}");
+            }
+        }
+    }
+}
+
 #[test]
 fn nesting_is_taken_to_the_limit_and_refused_beyond_it() {
     let nest = |depth: usize| {
