@@ -14,6 +14,8 @@ mod drain;
 mod framing;
 mod listener;
 mod state;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 use std::error::Error;

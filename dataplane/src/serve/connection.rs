@@ -41,7 +41,7 @@ const PREFACE: &[u8; 3] = b"PRI";
 const PEEK_AGAIN: Duration = Duration::from_millis(10);
 /// For the first three bytes, from the first of them.
 const PEEK_IN_ALL: Duration = Duration::from_secs(5);
-/// For a connection that was told to finish and has nothing in flight.
+/// For a connection that was told to finish, has no request in flight and yet something to do.
 const FINISH: Duration = Duration::from_secs(5);
 /// For a client that is still sending to see the answer before the connection is reset.
 const LINGER: Duration = Duration::from_secs(2);
@@ -375,6 +375,7 @@ fn poll_due(
         .map(|(due, why)| (due, Overdue::Client(why)));
     let end = match finishing {
         None => Some((retire, Overdue::Age)),
+        Some(since) if state.is_quiet() => Some((since, Overdue::Finish)),
         Some(since) if state.is_idle() => Some((since + FINISH, Overdue::Finish)),
         Some(_) => None,
     };

@@ -117,6 +117,15 @@ impl State {
         self.active.get() == 0
     }
 
+    /// Whether there is nothing that closing now would cut off: no request, no part of
+    /// one, no bytes still to be written. Over HTTP/2 only hyper knows.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.is_idle()
+            && self.protocol() == Protocol::Http1
+            && self.head_since.get().is_none()
+            && self.blocked_since.get().is_none()
+    }
+
     /// When the connection must be closed if nothing changes, and why. `None`: not by itself.
     pub(super) fn due(&self, limits: &Limits) -> Option<(Instant, Due)> {
         if let Some(since) = self.blocked_since.get() {
