@@ -13,6 +13,7 @@ pub(crate) use convert::{
 #[expect(
     missing_docs,
     clippy::all,
+    clippy::allow_attributes,
     reason = "generated from schema/bodhi/sync/v1, where the comments are"
 )]
 pub mod sync {
@@ -22,7 +23,7 @@ pub mod sync {
 /// Messages and service of `bodhi.telemetry.v1`.
 #[expect(
     missing_docs,
-    clippy::all,
+    clippy::allow_attributes,
     reason = "generated from schema/bodhi/telemetry/v1, where the comments are"
 )]
 pub mod telemetry {

@@ -1,5 +1,7 @@
 //! Every resource comes back from the wire as it was, and no bytes can do harm.
 
+#![expect(clippy::unwrap_used, reason = "what cannot go on fails the test")]
+
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;

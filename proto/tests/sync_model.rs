@@ -8,6 +8,8 @@
 //! - a token that it has once seen revoked never works again, restarts included;
 //! - nothing diverges: what an acknowledgement says is what was expected.
 
+#![expect(clippy::unwrap_used, reason = "what cannot go on fails the test")]
+
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -347,10 +349,10 @@ impl World {
         for effect in self.hold.receive(down).unwrap() {
             match effect {
                 Effect::Send(up) => {
-                    if let Up::Ack(ack) = &up {
+                    if let Up::Ack(ack) = &*up {
                         assert_eq!(ack.refused, None);
                     }
-                    let up = pb::FromDataPlane::from(up).encode_to_vec();
+                    let up = pb::FromDataPlane::from(*up).encode_to_vec();
                     self.stream.as_mut().unwrap().up.push_back(up);
                 }
                 Effect::Journal(deny) => self.journal.push(deny),

@@ -18,7 +18,7 @@ const SAVE_PERIOD: Duration = Duration::from_secs(5);
 
 /// What is left for the stream to do.
 pub(super) enum Do {
-    Send(Up),
+    Send(Box<Up>),
     Note(Note),
     Goodbye(String),
 }
@@ -99,7 +99,7 @@ impl Held {
                 }
                 Effect::Journal(deny) => journalled = self.journal(&deny),
                 // A denial that a restart would forget must not pass for applied.
-                Effect::Send(Up::Denied(_)) if !journalled => {}
+                Effect::Send(up) if !journalled && matches!(*up, Up::Denied(_)) => {}
                 Effect::Send(up) => rest.push(Do::Send(up)),
                 Effect::Confirmed { changed, revoked } => {
                     self.confirmed(changed);

@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bodhi_proto::sync::{Down, Up};
+use bodhi_proto::sync::Down;
 use bodhi_proto::wire::sync as pb;
 use bodhi_proto::wire::sync::config_sync_client::ConfigSyncClient;
 use futures_util::future::BoxFuture;
@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint, Uri};
-use tower::service_fn;
+use tower::{Service, service_fn};
 
 use super::Status;
 use super::backoff::Backoff;
@@ -87,20 +87,17 @@ fn endpoint() -> Endpoint {
         .http2_max_local_error_reset_streams(64)
 }
 
+type Opening = BoxFuture<'static, io::Result<TokioIo<Box<dyn Io>>>>;
+
 fn connector(
     connect: &Connect,
-) -> impl tower::Service<
-    Uri,
-    Response = TokioIo<Box<dyn Io>>,
-    Error = io::Error,
-    Future = BoxFuture<'static, io::Result<TokioIo<Box<dyn Io>>>>,
-> + Send
+) -> impl Service<Uri, Response = TokioIo<Box<dyn Io>>, Error = io::Error, Future = Opening>
++ Send
 + 'static {
     let connect = connect.clone();
-    service_fn(move |_: Uri| {
+    service_fn(move |_: Uri| -> Opening {
         let connect = connect.clone();
-        let open = async move { connect.open().await.map(TokioIo::new) };
-        Box::pin(open) as BoxFuture<'static, _>
+        Box::pin(async move { connect.open().await.map(TokioIo::new) })
     })
 }
 
@@ -194,7 +191,7 @@ async fn stream(
         for effect in effects {
             match effect {
                 Do::Send(message) => {
-                    if send(&up, message).await.is_err() {
+                    if up.send((*message).into()).await.is_err() {
                         return "closed by the controller".to_owned();
                     }
                 }
@@ -203,13 +200,6 @@ async fn stream(
             }
         }
     }
-}
-
-async fn send(
-    up: &mpsc::Sender<pb::FromDataPlane>,
-    message: Up,
-) -> Result<(), mpsc::error::SendError<pb::FromDataPlane>> {
-    up.send(message.into()).await
 }
 
 /// An error with its causes: tonic's own says "transport error" and no more.

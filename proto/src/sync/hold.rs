@@ -26,7 +26,7 @@ const HELLO_REJECTIONS: usize = 1024;
 #[derive(Debug, Clone)]
 pub enum Effect {
     /// To be sent.
-    Send(Up),
+    Send(Box<Up>),
     /// To be written down before anything is sent.
     Journal(Deny),
     /// To be served from, from now on.
@@ -45,6 +45,12 @@ pub enum Effect {
     Leader(Leader),
     /// The controller is about to close the stream.
     Goodbye(String),
+}
+
+impl Effect {
+    fn send(up: Up) -> Self {
+        Self::Send(Box::new(up))
+    }
 }
 
 /// All that a data plane holds. It outlives streams; what was staged does not.
@@ -258,7 +264,7 @@ impl Hold {
             Down::Chunk(chunk) => return self.chunk(chunk),
             Down::ShowBuckets(kind) => {
                 let sums = self.shelves.sums(kind).clone();
-                vec![Effect::Send(Up::Buckets(kind, sums))]
+                vec![Effect::send(Up::Buckets(kind, sums))]
             }
             Down::Deny(deny) => self.deny(deny),
             Down::Welcome(welcome) => vec![Effect::Welcome(welcome)],
@@ -284,7 +290,7 @@ impl Hold {
                 effects.extend(self.snapshot().map(Effect::Publish));
             }
         }
-        effects.push(Effect::Send(Up::Denied(revision)));
+        effects.push(Effect::send(Up::Denied(revision)));
         effects
     }
 
@@ -333,7 +339,12 @@ impl Hold {
 
     /// Applies a whole transaction, or nothing of it.
     fn commit(&mut self, staged: Staged, commit: Commit) -> Vec<Effect> {
-        let named = !staged.changes.is_empty() || !commit.replacements.is_empty();
+        let named: KindSet = staged
+            .changes
+            .iter()
+            .map(Change::kind)
+            .chain(commit.replacements.iter().map(|(kind, _)| *kind))
+            .collect();
         let mut ack = Ack {
             transaction: staged.transaction,
             ..Ack::default()
@@ -342,7 +353,7 @@ impl Hold {
             ack.digests = self.digests();
             ack.refused = Some(why);
             ack.floor = self.floor;
-            return vec![Effect::Send(Up::Ack(ack))];
+            return vec![Effect::send(Up::Ack(ack))];
         }
 
         let (mut changed, mut tokens) = (KindSet::NONE, TokenChanges::default());
@@ -376,8 +387,8 @@ impl Hold {
         self.prune_denies(&mut tokens);
         self.look_again(changed, tokens);
 
-        if named {
-            ack.digests = self.digests();
+        for kind in named.iter() {
+            ack.digests.set(kind, self.shelves.sums(kind).total());
         }
         let mut effects = Vec::new();
         if advanced || !changed.is_empty() {
@@ -387,7 +398,7 @@ impl Hold {
             changed: advanced || !changed.is_empty(),
             revoked,
         });
-        effects.push(Effect::Send(Up::Ack(ack)));
+        effects.push(Effect::send(Up::Ack(ack)));
         effects
     }
 

@@ -57,7 +57,7 @@ pub struct Hello {
 pub struct Ack {
     /// Which one.
     pub transaction: u64,
-    /// Of all kinds held completely; none when the transaction named no resource.
+    /// Of the kinds that the transaction named; of all when it was refused.
     pub digests: Digests,
     /// Of this transaction.
     pub rejections: Vec<Rejection>,

@@ -20,7 +20,7 @@ pub(super) struct Flight {
     pub(super) mark: Mark,
     /// The kinds of which the data plane lacks nothing after it.
     pub(super) complete: KindSet,
-    /// What the data plane's digests must be after it; none if it names nothing.
+    /// What the data plane's digests must be after it, of the kinds that it names.
     pub(super) expected: Digests,
     items: Vec<(Key, Option<Entry>)>,
     replacements: Vec<(Kind, BucketSet)>,
@@ -59,8 +59,9 @@ impl Flight {
             }
         }
         let mut expected = Digests::default();
-        if !items.is_empty() || !replacements.is_empty() {
-            for kind in complete.iter() {
+        let named = items.iter().map(|(key, _)| key.kind);
+        for kind in named.chain(replacements.iter().map(|(kind, _)| *kind)) {
+            if expected.get(kind).is_none() {
                 expected.set(kind, state.sums(kind).total());
             }
         }
