@@ -182,19 +182,24 @@ impl ExtraBody {
         Ok(())
     }
 
-    /// Caps are applied to these values, so they must be understood.
+    /// Caps are applied to these values, so they must be understood, and
+    /// spelled so that every decoder reads the same.
     fn check_limits(&self) -> Result<(), ExtraBodyError> {
         for field in OutputField::of(self.dialect) {
+            let wrong = |expected| ExtraBodyError::Type {
+                key: field.param(),
+                expected,
+            };
+            if in_other_case(&self.members, field.path()) {
+                return Err(wrong("spelled in this case"));
+            }
             let good = match find(&self.members, field.path()) {
                 None => true,
                 Some(Node::Leaf(raw)) => &raw[..] == b"null" || fields::count(raw).is_some(),
                 Some(Node::Object(_)) => false,
             };
             if !good {
-                return Err(ExtraBodyError::Type {
-                    key: field.param(),
-                    expected: "a non-negative integer",
-                });
+                return Err(wrong("a non-negative integer"));
             }
         }
         Ok(())
@@ -253,6 +258,18 @@ fn find<'t>(members: &'t [Member], path: &[&str]) -> Option<&'t Node> {
         Node::Object(members) => find(members, rest),
         Node::Leaf(_) => None,
     }
+}
+
+/// Whether a key on the way to `path` is there in another case.
+fn in_other_case(members: &[Member], path: &[&str]) -> bool {
+    let Some((first, rest)) = path.split_first() else {
+        return false;
+    };
+    members.iter().any(|member| match &member.node {
+        _ if member.name != *first => member.name.eq_ignore_ascii_case(first),
+        Node::Object(members) => in_other_case(members, rest),
+        Node::Leaf(_) => false,
+    })
 }
 
 fn entry<'t>(members: &'t mut Vec<Member>, name: &str) -> &'t mut Node {

@@ -323,6 +323,16 @@ fn a_configuration_that_cannot_be_merged_is_refused() {
             "'system' must be a string or an array",
         ),
         (
+            Dialect::OpenAi,
+            r#"{"Max_Tokens":1}"#,
+            "'max_tokens' must be spelled in this case",
+        ),
+        (
+            Dialect::Gemini,
+            r#"{"generation_config":{"MaxOutputTokens":1}}"#,
+            "'generationConfig.maxOutputTokens' must be spelled in this case",
+        ),
+        (
             Dialect::Gemini,
             r#"{"generation_config":{"maxOutputTokens":"1"}}"#,
             "'generationConfig.maxOutputTokens' must be",
