@@ -35,7 +35,9 @@ pub(crate) enum ClientError {
 fn refusal(status: StatusCode, code: &str, message: &str) -> String {
     let advice = match status {
         StatusCode::UNAUTHORIZED => ". Set BODHI_TOKEN to a valid token of this gateway",
-        StatusCode::FORBIDDEN => ". Use a token of a wider scope",
+        StatusCode::FORBIDDEN => {
+            ". On the gateway's own machine, unset BODHI_TOKEN: the kept admin token is used then"
+        }
         _ => "",
     };
     let message = message.trim_end_matches('.');

@@ -10,19 +10,23 @@ pub(crate) struct Args {
     /// The model as a client would name it
     model: String,
 
-    /// The endpoint that would be called, such as chat, messages or responses
+    /// The endpoint that would be called, such as chat, messages or responses [default: all]
     #[arg(long, value_name = "ENDPOINT")]
     surface: Option<String>,
+
+    /// The token that would call, by its id [default: the one that asks]
+    #[arg(long, value_name = "ID")]
+    token: Option<String>,
 }
 
-/// Asks the gateway with the caller's own token.
+/// Asks the gateway, which answers from what its data planes hold.
 pub(crate) fn run(args: &Args, connection: &Connection) -> anyhow::Result<Answer> {
     let client = Client::open(connection)?;
     let mut query = vec![("model", args.model.as_str())];
-    if let Some(surface) = &args.surface {
-        query.push(("surface", surface));
-    }
+    query.extend(args.surface.as_deref().map(|surface| ("surface", surface)));
+    query.extend(args.token.as_deref().map(|id| ("token", id)));
     let answer = client.get(&["explain"], &query)?;
-    let text = printable_lines(answer["text"].as_str().unwrap_or_default());
+    let text = answer["text"].as_str().unwrap_or_default();
+    let text = format!("{}\n", printable_lines(text.trim_end()));
     Ok(Answer::new(answer, text))
 }

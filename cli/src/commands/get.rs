@@ -1,11 +1,12 @@
 //! `bodhi get`: the objects, and whether they serve.
 
-use serde_json::Value;
+use anyhow::bail;
+use serde_json::{Value, json};
 
 use crate::client::Client;
 use crate::connection::Connection;
 use crate::object_name::ObjectName;
-use crate::output::{Answer, table};
+use crate::output::{Answer, printable, table};
 
 /// Arguments of `bodhi get`.
 #[derive(clap::Args)]
@@ -35,7 +36,7 @@ impl std::str::FromStr for What {
     }
 }
 
-/// Lists what was asked for, ApiModels first.
+/// Lists what was asked for, ApiModels first, and what is wrong in the manifests.
 pub(crate) fn run(args: &Args, connection: &Connection) -> anyhow::Result<Answer> {
     let client = Client::open(connection)?;
     let kinds = match &args.what {
@@ -47,17 +48,66 @@ pub(crate) fn run(args: &Args, connection: &Connection) -> anyhow::Result<Answer
         let answer = client.get(&[kind], &[])?;
         objects.extend(answer["items"].as_array().into_iter().flatten().cloned());
     }
+    let status = client.get(&["status"], &[])?;
+    let problems = status["problems"].as_array().cloned().unwrap_or_default();
+    let rows = |objects: &[Value]| objects.iter().map(row).collect::<Vec<_>>();
+    let mut text = String::new();
     if let Some(What::Object(name)) = &args.what {
         objects.retain(|object| is_named(object, name));
         if objects.is_empty() {
-            anyhow::bail!(
-                "there is no ApiModel and no Alias {name}: `bodhi get` lists what there is"
-            );
+            bail!("there is no ApiModel and no Alias {name}: `bodhi get` lists what there is");
         }
+        for object in &objects {
+            text.push_str(&table(&HEADINGS, &rows(std::slice::from_ref(object))));
+            text.push('\n');
+            text.push_str(&conditions(object));
+        }
+    } else {
+        text.push_str(&table(&HEADINGS, &rows(&objects)));
     }
-    let rows: Vec<Vec<String>> = objects.iter().map(row).collect();
-    let text = table(&["KIND", "NAME", "SERVES", "READY", "REASON"], &rows);
-    Ok(Answer::new(objects.into(), text))
+    if !problems.is_empty() {
+        text.push_str("\nIn the manifests (what they last said rightly is in force):\n");
+        text.extend(problems.iter().map(problem));
+    }
+    Ok(Answer::new(
+        json!({"items": objects, "problems": problems}),
+        text,
+    ))
+}
+
+const HEADINGS: [&str; 5] = ["KIND", "NAME", "SERVES", "READY", "REASON"];
+
+fn conditions(object: &Value) -> String {
+    let all = object["status"]["conditions"].as_array();
+    let rows = all.into_iter().flatten().map(|condition| {
+        let text = |key: &str| condition[key].as_str().unwrap_or("-").to_owned();
+        vec![
+            text("type"),
+            text("status"),
+            text("reason"),
+            text("message"),
+        ]
+    });
+    table(
+        &["CONDITION", "STATUS", "REASON", "MESSAGE"],
+        &rows.collect::<Vec<_>>(),
+    )
+}
+
+/// `FILE:LINE: OBJECT FIELD: MESSAGE`, as `bodhi validate` says it.
+fn problem(problem: &Value) -> String {
+    let text = |key: &str| problem[key].as_str().unwrap_or_default();
+    let mut line = text("file").to_owned();
+    if let Some(number) = problem["line"].as_u64() {
+        line.push_str(&format!(":{number}"));
+    }
+    let about = [text("object"), text("path")].join(" ");
+    match about.trim() {
+        "" => line.push_str(": "),
+        about => line.push_str(&format!(": {about}: ")),
+    }
+    line.push_str(text("message"));
+    printable(&line) + "\n"
 }
 
 fn is_named(object: &Value, name: &ObjectName) -> bool {
@@ -106,7 +156,6 @@ fn serves(object: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn kinds_have_the_names_that_kubectl_knows() {
@@ -150,5 +199,19 @@ mod tests {
             "spec": {},
         });
         assert_eq!(row(&object), ["Alias", "bodhi/fast", "fast", "-", "-"]);
+    }
+
+    #[test]
+    fn problems_in_files_are_told_with_file_line_and_field() {
+        let known = json!({
+            "file": "team.yaml", "line": 7, "object": "ApiModel/bodhi/a", "path": "spec.prefix",
+            "message": "is needed",
+        });
+        assert_eq!(
+            problem(&known),
+            "team.yaml:7: ApiModel/bodhi/a spec.prefix: is needed\n"
+        );
+        let bare = json!({"file": "x.yaml", "line": null, "object": null, "message": "no YAML"});
+        assert_eq!(problem(&bare), "x.yaml: no YAML\n");
     }
 }

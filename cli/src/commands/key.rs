@@ -13,10 +13,10 @@ use zeroize::Zeroizing;
 use crate::client::Client;
 use crate::connection::Connection;
 use crate::object_name::ObjectName;
-use crate::output::Answer;
+use crate::output::{Answer, printable};
 
-/// Longer than any provider's.
-const KEY_MAX: usize = 16 * 1024;
+/// Longest key that the gateway takes, in bytes.
+const KEY_MAX: usize = 4096;
 
 /// The subcommands of `bodhi key`.
 #[derive(Subcommand)]
@@ -44,12 +44,18 @@ pub(crate) fn run(command: &Command, connection: &Connection) -> anyhow::Result<
             let body = json!({"key": key.expose()});
             let path = ["keys", model.namespace(), &model.name];
             let answer = client.call(Method::PUT, &path, &[], Some(&body))?;
-            Ok(Answer::new(answer, format!("stored the key of {model}\n")))
+            let origin = printable(answer["origin"].as_str().unwrap_or_default());
+            let text = format!("stored the key of {model}; it is sent to {origin} only\n");
+            Ok(Answer::new(answer, text))
         }
         Command::Rm { model } => {
             let path = ["keys", model.namespace(), &model.name];
             let answer = client.call(Method::DELETE, &path, &[], None)?;
-            Ok(Answer::new(answer, format!("erased the key of {model}\n")))
+            let text = match answer["removed"].as_bool() {
+                Some(false) => format!("{model} had no key\n"),
+                _ => format!("erased the key of {model}\n"),
+            };
+            Ok(Answer::new(answer, text))
         }
     }
 }
@@ -78,7 +84,7 @@ fn judge_key(text: &str) -> anyhow::Result<Secret> {
         bail!("no key was given: type it, or pipe it in, as in `bodhi key set NAME < key.txt`");
     }
     if key.len() > KEY_MAX {
-        bail!("what was given is longer than {KEY_MAX} bytes: no provider's key is");
+        bail!("what was given is longer than {KEY_MAX} bytes, the most a key may have");
     }
     if !key.bytes().all(|b| b.is_ascii_graphic()) {
         bail!("a key is one word of visible ASCII characters: this holds others");

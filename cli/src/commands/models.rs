@@ -51,14 +51,16 @@ pub(crate) fn run(command: &Command, connection: &Connection) -> anyhow::Result<
 }
 
 fn good_news(answer: &Value) -> String {
-    match answer["models"].as_array() {
-        None => "ok\n".to_owned(),
-        Some(ids) => ids
-            .iter()
-            .filter_map(Value::as_str)
-            .map(|id| format!("{}\n", printable(id)))
-            .collect(),
+    let Some(ids) = answer["models"].as_array() else {
+        let model = answer["model"].as_str().unwrap_or("the provider");
+        return format!("ok: {} answered\n", printable(model));
+    };
+    let ids = ids.iter().filter_map(Value::as_str);
+    let mut text: String = ids.map(|id| format!("{}\n", printable(id))).collect();
+    if answer["truncated"] == true {
+        text.push_str("… and more than are listed here\n");
     }
+    text
 }
 
 fn bad_news(answer: &Value) -> String {
@@ -75,4 +77,26 @@ fn bad_news(answer: &Value) -> String {
         ));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_provider_says_cannot_drive_the_terminal() {
+        let answer = json!({
+            "ok": false, "reason": "InvalidApiKey", "message": "The provider refuses the key.",
+            "upstream": {"status": 401, "body": "no\u{1b}[2J"},
+        });
+        assert_eq!(
+            bad_news(&answer),
+            "InvalidApiKey\nThe provider refuses the key.\nthe provider answered 401: no\\u{1b}[2J\n"
+        );
+        let models = json!({"ok": true, "models": ["a\r", "b"], "truncated": true});
+        assert_eq!(
+            good_news(&models),
+            "a\\r\nb\n… and more than are listed here\n"
+        );
+    }
 }
