@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, ensure};
+use serde::Deserialize;
 use tempfile::TempDir;
 
 use crate::process::{Process, binary, eventually};
@@ -22,6 +23,8 @@ pub struct Gateway {
     folder: TempDir,
     /// Where the API answers.
     pub address: SocketAddr,
+    /// Where probes and metrics answer.
+    pub admin: SocketAddr,
     /// The first token that was printed; empty with `--anonymous`.
     pub token: String,
 }
@@ -68,17 +71,15 @@ impl Gateway {
         let mut process = Process::start("bodhi up", command)?;
         process.keep_secret(KEY);
         process.keep_secret(PROMPT);
-        let anonymous = arguments.contains(&"--anonymous");
-        let address = process.wait_for("its address", address_in)?;
-        let token = if anonymous {
-            String::new()
-        } else {
-            process.wait_for("a token", token_in)?
-        };
+        let banner = process.wait_for("its address", Banner::find)?;
+        let address = loopback(&banner.address)?;
+        let admin = loopback(&banner.admin_address)?;
+        let token = banner.token.unwrap_or_default();
         let gateway = Self {
             process,
             folder,
             address,
+            admin,
             token,
         };
         eventually("the gateway to answer", || {
@@ -187,10 +188,10 @@ impl Gateway {
     /// # Errors
     /// Names each secret that is found, and where.
     pub fn finish(mut self) -> anyhow::Result<()> {
-        let admin_token_kept = self.process.printed().matches(self.token.as_str()).count();
+        let shown = self.process.printed().matches(self.token.as_str()).count();
         ensure!(
-            self.token.is_empty() || admin_token_kept <= 3,
-            "the first token was printed again and again"
+            self.token.is_empty() || shown <= 1,
+            "the first token was printed {shown} times"
         );
         self.process.finish()?;
         search(&self.data(), &[KEY, PROMPT])
@@ -218,29 +219,29 @@ fn search(folder: &Path, secrets: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The first loopback address with a port that was bound.
-fn address_in(text: &str) -> Option<SocketAddr> {
-    text.split(|c: char| !(c.is_ascii_digit() || c == '.' || c == ':'))
-        .filter_map(|word| word.trim_matches(':').parse::<SocketAddr>().ok())
-        .find(|address| address.ip().is_loopback() && address.port() != 0)
-        .or_else(|| {
-            let (_, after) = text.split_once("http://localhost:")?;
-            let port = after
-                .split(|c: char| !c.is_ascii_digit())
-                .next()?
-                .parse()
-                .ok()?;
-            Some(SocketAddr::from(([127, 0, 0, 1], port)))
-        })
+/// What `bodhi up --output json` says when it serves.
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Banner {
+    address: String,
+    admin_address: String,
+    token: Option<String>,
 }
 
-fn token_in(text: &str) -> Option<String> {
-    let at = text.find("bodhi_")?;
-    let token: String = text[at..]
-        .chars()
-        .take_while(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
-        .collect();
-    (token.len() == "bodhi_".len() + 43 + 6).then_some(token)
+impl Banner {
+    fn find(text: &str) -> Option<Self> {
+        text.lines()
+            .find_map(|line| serde_json::from_str(line).ok())
+    }
+}
+
+/// The loopback address of a URL; names stand for 127.0.0.1.
+fn loopback(url: &str) -> anyhow::Result<SocketAddr> {
+    let port = url.rsplit(':').next().and_then(|port| port.parse().ok());
+    Ok(SocketAddr::from((
+        [127, 0, 0, 1],
+        port.with_context(|| format!("no port in {url}"))?,
+    )))
 }
 
 #[cfg(test)]
@@ -248,19 +249,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_address_and_token_in_what_is_printed() {
-        let token = format!("bodhi_{}", "A".repeat(49));
-        let text =
-            format!("Bodhi answers at http://127.0.0.1:41357 \n  Authorization: Bearer {token}\n");
-        assert_eq!(
-            address_in(&text),
-            Some(SocketAddr::from(([127, 0, 0, 1], 41357)))
-        );
-        assert_eq!(token_in(&text), Some(token));
-        assert_eq!(
-            address_in("listening on http://localhost:8080/v1"),
-            Some(SocketAddr::from(([127, 0, 0, 1], 8080)))
-        );
-        assert_eq!(token_in("bodhi_short"), None);
+    fn the_banner_is_found_among_other_lines() -> anyhow::Result<()> {
+        let text = "INFO listening\n{\"status\":200}\n{\"address\":\"http://localhost:41357\",\"adminAddress\":\"http://127.0.0.1:2\",\"token\":null,\"manifests\":\"m\"}\n";
+        let banner = Banner::find(text).context("no banner")?;
+        ensure!(loopback(&banner.address)? == SocketAddr::from(([127, 0, 0, 1], 41357)));
+        ensure!(banner.token.is_none());
+        Ok(())
     }
 }
