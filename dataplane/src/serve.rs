@@ -64,9 +64,8 @@ pub struct ConnInfo {
 
 /// Why the listener refuses a request that the HTTP parser accepted. All are 400, but the last: 431.
 ///
-/// What the parser itself refuses (bad syntax, an HTTP/1.0 `transfer-encoding`, differing content
-/// lengths: 400; a head over 64 KiB or 100 fields: 431; a URI over 65,534 bytes: 414) it answers with a
-/// bare status and closes.
+/// What the parser itself refuses it answers with a bare status, and closes: bad syntax, an
+/// HTTP/1.0 `transfer-encoding`, differing content lengths with 400; a head over 64 KiB or 100 fields with 431.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     /// The end of the body could be read in two ways, or the reading of another hop could differ.

@@ -87,10 +87,7 @@ pub(super) async fn run<S: Service>(
         tls: matches!(stream, Stream::Tls(_)),
     };
     state.set_protocol(protocol);
-    let socket = Socket {
-        stream,
-        state: state.clone(),
-    };
+    let socket = Socket::new(stream, state.clone());
     let retire = born + jittered(thread.limits.age, rand::random());
     match protocol {
         Protocol::Http1 => http1(thread, state, socket, from, retire).await,
@@ -220,23 +217,19 @@ async fn http1<S: Service>(
     })
     .await;
     let mut socket = connection.into_parts().io.into_inner();
-    match end {
-        End::Closed => {
-            // hyper has shut down our direction. Closing now, with bytes of the client unread, would reset the
-            // connection and take the answer away from a client that is still sending (RFC 9112 §9.6).
-            let rest = async {
-                let mut ignored = [0; 1024];
-                while matches!(socket.stream.read(&mut ignored).await, Ok(1..)) {}
-                None::<()>
-            };
-            // At its end, or late, or told: the socket closes in any case.
-            let _ = timeout(LINGER, unless_aborted(&state, rest)).await;
-        }
-        End::Dropped => {}
-        End::Cut => {
-            // If even that fails, the client sees an end without the last chunk.
-            let _ = socket.stream.tcp().set_zero_linger();
-        }
+    if end != End::Cut {
+        socket.uncut();
+    }
+    if end == End::Closed {
+        // hyper has shut down our direction. Closing now, with bytes of the client unread, would reset the
+        // connection and take the answer away from a client that is still sending (RFC 9112 §9.6).
+        let rest = async {
+            let mut ignored = [0; 1024];
+            while matches!(socket.read(&mut ignored).await, Ok(1..)) {}
+            None::<()>
+        };
+        // At its end, or late, or told: the socket closes in any case.
+        let _ = timeout(LINGER, unless_aborted(&state, rest)).await;
     }
 }
 

@@ -230,8 +230,11 @@ fn start<S: Service>(
                     return;
                 }
             };
-            let _ = say_started.send(Ok(()));
-            runtime.block_on(run(seed, counted, arriving, make));
+            runtime.block_on(async {
+                let service = make();
+                let _ = say_started.send(Ok(()));
+                run(seed, counted, arriving, service).await;
+            });
             drop(say_done);
         })?;
     started
@@ -249,11 +252,11 @@ async fn run<S: Service>(
     seed: Seed,
     load: Arc<AtomicUsize>,
     mut arriving: mpsc::UnboundedReceiver<(TcpStream, SocketAddr)>,
-    make: impl FnOnce() -> Rc<S>,
+    service: Rc<S>,
 ) {
     let connections = Connections::new(load);
     let thread = Rc::new(Thread {
-        service: make(),
+        service,
         limits: seed.limits,
         connections: connections.clone(),
         gauge: seed.gauge,

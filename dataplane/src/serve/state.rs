@@ -278,11 +278,25 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Outgoing<B> {
 
 /// The socket, noting what passes.
 pub(super) struct Socket {
-    pub(super) stream: Stream,
-    pub(super) state: Rc<State>,
+    stream: Stream,
+    state: Rc<State>,
+    /// Whether to reset the connection when this is dropped, be it by a panic: a response that only
+    /// the end of the connection ends (HTTP/1.0) would look complete otherwise.
+    cut: bool,
 }
 
 impl Socket {
+    /// To be cut, if it is dropped before [`Socket::uncut`], unless the protocol marks every end itself.
+    pub(super) fn new(stream: Stream, state: Rc<State>) -> Self {
+        let cut = state.protocol() == Protocol::Http1;
+        Self { stream, state, cut }
+    }
+
+    /// Dropping it will now close the connection in order.
+    pub(super) fn uncut(&mut self) {
+        self.cut = false;
+    }
+
     fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         let state = &self.state;
         match written {
@@ -293,6 +307,15 @@ impl Socket {
             _ => {}
         }
         written
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if self.cut {
+            // If even that fails, the client sees an end without the last chunk.
+            let _ = self.stream.tcp().set_zero_linger();
+        }
     }
 }
 
