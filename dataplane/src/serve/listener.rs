@@ -118,7 +118,7 @@ impl Listener {
         }
         let socket = tokio::net::TcpListener::from_std(self.socket)?;
         // Out of this runtime's hands, to be watched by the thread that gets it.
-        let accept = async || {
+        let accept = || async {
             let (tcp, peer) = socket.accept().await?;
             Ok((tcp.into_std()?, peer))
         };
@@ -156,10 +156,10 @@ fn hand_over(workers: &[Worker], tcp: TcpStream, peer: SocketAddr) {
 
 /// Accepts until it is dropped. An error concerns either one connection, which is gone, or this
 /// machine, which is out of descriptors or memory: then waiting is all that helps.
-async fn accept_forever<T>(
-    mut accept: impl AsyncFnMut() -> io::Result<T>,
-    mut take: impl FnMut(T),
-) {
+async fn accept_forever<T, F>(mut accept: impl FnMut() -> F, mut take: impl FnMut(T))
+where
+    F: Future<Output = io::Result<T>>,
+{
     let mut pause = PAUSE.0;
     loop {
         match accept().await {
@@ -293,9 +293,14 @@ mod tests {
         script.extend([Err(io::ErrorKind::ConnectionAborted.into()), Ok(1)]);
         let started = tokio::time::Instant::now();
         let mut taken = Vec::new();
-        let accept = async || match script.pop() {
-            Some(next) => next,
-            None => std::future::pending().await,
+        let accept = || {
+            let next = script.pop();
+            async {
+                match next {
+                    Some(next) => next,
+                    None => std::future::pending().await,
+                }
+            }
         };
         let accepting = accept_forever(accept, |n: u32| taken.push((n, started.elapsed())));
         let minute = Duration::from_secs(60);
