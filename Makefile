@@ -60,6 +60,13 @@ test-sdk: ## the official Python and Node libraries, directly and through the ga
 	tests/sdk/run.sh install
 	cargo test -p bodhi-tests --test sdk -- --ignored --test-threads=1
 
+.PHONY: soak
+soak: ## the random and exhaustive tests at full length, with a new seed unless BODHI_SEED=n
+	@scripts/setup.sh build test
+	cargo build --workspace --bins
+	BODHI_SOAK=1 BODHI_EDITS=$${BODHI_EDITS:-1000} BODHI_SEED=$${BODHI_SEED:-$$RANDOM} \
+		cargo test -p bodhi-tests --no-fail-fast -- --nocapture
+
 # One fuzz target runs this long.
 FUZZ_SECONDS ?= 60
 
