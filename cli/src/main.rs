@@ -69,7 +69,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    match run(cli.command, &cli.connection) {
+    match run(cli.command, &cli.connection, cli.output) {
         Ok(answer) => print(&answer, cli.output),
         Err(error) => {
             output::report(&error, cli.output);
@@ -78,9 +78,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command, connection: &Connection) -> anyhow::Result<Answer> {
+fn run(command: Command, connection: &Connection, output: Output) -> anyhow::Result<Answer> {
     match command {
-        Command::Up(args) => commands::up::run(args, connection.data()?),
+        Command::Up(args) => commands::up::run(args, connection.data()?, output),
         Command::Get(args) => commands::get::run(&args, connection),
         Command::Explain(args) => commands::explain::run(&args, connection),
         Command::Models(command) => commands::models::run(&command, connection),

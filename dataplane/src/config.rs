@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bodhi_net::drain::Times;
 use clap::Args;
 
 use crate::proxy::Limits;
@@ -35,12 +36,13 @@ pub struct ServeFlags {
     /// Private key (PEM) of that certificate.
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
-    /// Seconds of accepting connections after SIGTERM, while load balancers look away.
-    #[arg(long, value_name = "SECONDS", default_value_t = 15)]
-    pub lame_duck: u64,
-    /// Most seconds that streams may run on after that.
-    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
-    pub drain: u64,
+    /// Seconds of accepting connections after SIGTERM, while load balancers look away
+    /// [default: 15; `bodhi up`: 0]
+    #[arg(long, value_name = "SECONDS")]
+    pub lame_duck: Option<u64>,
+    /// Most seconds that streams may run on after that [default: 600; `bodhi up`: 30]
+    #[arg(long, value_name = "SECONDS")]
+    pub drain: Option<u64>,
 }
 
 /// Where the access log goes.
@@ -70,7 +72,7 @@ pub struct Config {
     /// Certificate and key for TLS.
     pub tls: Option<(PathBuf, PathBuf)>,
     /// The phases of going down.
-    pub drain: bodhi_net::drain::Times,
+    pub drain: Times,
     /// Whether callers need no credential.
     pub anonymous: bool,
 }
@@ -90,11 +92,11 @@ pub enum ConfigError {
 }
 
 impl ServeFlags {
-    /// Judges the flags.
+    /// Judges the flags. `drain` is the program's own default.
     ///
     /// # Errors
     /// [`ConfigError`] names the flag and what to write instead.
-    pub fn judge(self, anonymous: bool) -> Result<Config, ConfigError> {
+    pub fn judge(self, anonymous: bool, drain: Times) -> Result<Config, ConfigError> {
         if anonymous && !self.listen.ip().is_loopback() {
             return Err(ConfigError::AnonymousBeyondLoopback(self.listen.ip()));
         }
@@ -119,9 +121,9 @@ impl ServeFlags {
             },
             access_log: self.access_log,
             tls: self.tls_cert.zip(self.tls_key),
-            drain: bodhi_net::drain::Times {
-                lame_duck: Duration::from_secs(self.lame_duck),
-                drain: Duration::from_secs(self.drain),
+            drain: Times {
+                lame_duck: self.lame_duck.map_or(drain.lame_duck, Duration::from_secs),
+                drain: self.drain.map_or(drain.drain, Duration::from_secs),
             },
             anonymous,
         })
@@ -141,7 +143,7 @@ mod tests {
 
     fn judge(args: &[&str], anonymous: bool) -> Result<Config, ConfigError> {
         let cli = Cli::parse_from(["test"].iter().chain(args));
-        cli.serve.judge(anonymous)
+        cli.serve.judge(anonymous, Times::default())
     }
 
     #[test]

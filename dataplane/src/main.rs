@@ -46,7 +46,7 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<()> {
-    let config = cli.serve.judge(false)?;
+    let config = cli.serve.judge(false, drain::Times::default())?;
     let connect = match cli.controller.strip_prefix("unix:") {
         Some(path) if !path.is_empty() => control::Connect::Unix(path.into()),
         _ => bail!(

@@ -9,7 +9,7 @@ use bodhi_proto::snapshot::Map;
 
 /// One thread's streams that wait for their upstream.
 #[derive(Debug, Default)]
-pub struct Farewell {
+pub(super) struct Farewell {
     closing: Cell<bool>,
     waiting: RefCell<Map<u64, Waker>>,
     next: Cell<u64>,

@@ -1,0 +1,93 @@
+//! `bodhi-controller`: a controller of its own, fed by a folder of manifests.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+use bodhi_controller::app::{Controller, FirstStart};
+use bodhi_controller::config::{Config, PolicyFlags};
+use bodhi_net::{drain, logging};
+use clap::Parser;
+use tokio::net::TcpListener;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Bodhi's controller: compiles resources and feeds data planes
+#[derive(Parser)]
+#[command(name = "bodhi-controller", version)]
+struct Cli {
+    /// Folder of ApiModels, Aliases and Secrets in YAML, watched for change
+    /// [default: `manifests` in the data folder]
+    #[arg(long, env = "BODHI_MANIFESTS", value_name = "DIR")]
+    manifests: Option<PathBuf>,
+
+    /// Folder of the database, the master key and the admin token
+    #[arg(long, env = "BODHI_DATA", value_name = "DIR")]
+    data: PathBuf,
+
+    /// Where data planes connect: unix:PATH [default: sync.sock in the data folder]
+    #[arg(long, value_name = "ADDRESS")]
+    listen_sync: Option<String>,
+
+    /// Address of the admin API
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:1137")]
+    listen: SocketAddr,
+
+    /// Where objects without a namespace belong
+    #[arg(long, value_name = "NAMESPACE", default_value = "bodhi")]
+    namespace: String,
+
+    #[command(flatten)]
+    policy: PolicyFlags,
+}
+
+fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    logging::start();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(run(cli))
+}
+
+async fn run(cli: Cli) -> anyhow::Result<()> {
+    let socket = match cli.listen_sync.as_deref() {
+        None => cli.data.join("sync.sock"),
+        Some(address) => match address.strip_prefix("unix:") {
+            Some(path) if !path.is_empty() => path.into(),
+            _ => bail!("--listen-sync must read unix:PATH; it reads '{address}'"),
+        },
+    };
+    let admin = TcpListener::bind(cli.listen)
+        .await
+        .with_context(|| format!("cannot listen on {} (admin API)", cli.listen))?;
+    let controller = Controller::start(Config {
+        manifests: cli.manifests.unwrap_or_else(|| cli.data.join("manifests")),
+        data: cli.data,
+        built_in: Vec::new(),
+        namespace: cli.namespace,
+        policy: cli.policy.policy()?,
+        static_tokens: cli.policy.static_tokens()?,
+    })
+    .await?;
+    if let FirstStart::Token(token) = controller.first_start().await? {
+        println!("First token, shown once: {}", token.expose());
+    }
+    let address = admin.local_addr()?;
+    tracing::info!(%address, sync = %socket.display(), "listening");
+    let api = controller.admin.clone();
+    tokio::spawn(async move {
+        if let Err(error) = axum::serve(admin, api).await {
+            tracing::error!(%error, "the admin API ended");
+        }
+    });
+    let shutdown = async {
+        if let Err(error) = drain::terminate().await {
+            tracing::error!(%error, "signals cannot be watched");
+            std::future::pending::<()>().await;
+        }
+    };
+    controller.sync.serve_unix(&socket, shutdown).await?;
+    Ok(())
+}

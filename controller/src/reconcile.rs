@@ -1,0 +1,318 @@
+//! The life of a configuration change: event → index → compile → sync → status.
+//!
+//! One task owns the index and everything compiled from it. It never waits for a data plane;
+//! what those say comes back as acknowledgements and becomes conditions.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bodhi_proto::names::{ObjectRef, TokenId};
+use bodhi_proto::routing::Table;
+use bodhi_proto::snapshot::{AllowedOrigins, Credential, Policy, Snapshot, Token};
+use bodhi_proto::sync::{Revision, Source};
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio::sync::{mpsc, watch};
+
+use crate::compile::{Compiled, CompiledCredential, Settings, StoredKeys, compile};
+use crate::index::{Index, Resources};
+use crate::source::{FilesHandle, ResourceEvent};
+use crate::status;
+use crate::store::{Changes, Store, StoreError, StoredKey};
+use crate::sync::{Publication, Server, Tokens};
+
+/// How soon the store is asked again when it does not answer.
+const STORE_RETRY: Duration = Duration::from_secs(2);
+/// How soon a list that shrank too much is read a second time.
+const DOUBT: Duration = Duration::from_secs(1);
+/// Least time between two writes of statuses.
+const STATUS_PACE: Duration = Duration::from_secs(1);
+
+/// Everything known at one moment, for the admin API to read.
+#[derive(Clone, Default)]
+pub struct World {
+    /// The objects.
+    pub index: Index,
+    /// What they mean.
+    pub compiled: Arc<Compiled>,
+    /// The same as a data plane holds it, without tokens.
+    pub snapshot: Arc<Snapshot>,
+    /// What their owners are told.
+    pub statuses: Arc<BTreeMap<ObjectRef, Value>>,
+}
+
+/// What the reconciler works with.
+pub struct Parts {
+    /// Where data planes are fed.
+    pub sync: Server,
+    /// Tokens, keys and statuses.
+    pub store: Arc<dyn Store>,
+    /// The source, to be read again when a list is doubted.
+    pub files: FilesHandle,
+    /// The operator's word.
+    pub settings: Settings,
+    /// Gateway-wide lists and caps.
+    pub policy: Policy,
+    /// Tokens that the environment sets and the store does not know.
+    pub static_tokens: Vec<Arc<Token>>,
+}
+
+/// The task's state.
+pub struct Reconciler {
+    parts: Parts,
+    world: watch::Sender<Arc<World>>,
+    resources: Resources,
+    incarnation: u64,
+    keys: BTreeMap<Arc<str>, StoredKey>,
+    /// How far the store is contained.
+    store_seq: u64,
+}
+
+impl Reconciler {
+    /// Loads tokens and keys; until the store answers nothing is offered.
+    pub async fn start(parts: Parts) -> (Self, watch::Receiver<Arc<World>>) {
+        let statuses = persist(|| parts.store.statuses()).await;
+        let world = World {
+            statuses: Arc::new(statuses.into_iter().collect()),
+            ..World::default()
+        };
+        let (world, reader) = watch::channel(Arc::new(world));
+        let mut reconciler = Self {
+            incarnation: persist(|| parts.store.incarnation()).await,
+            parts,
+            world,
+            resources: Resources::default(),
+            keys: BTreeMap::new(),
+            store_seq: 0,
+        };
+        let changes = persist(|| reconciler.parts.store.changes_since(0)).await;
+        reconciler.publish_first_tokens(changes);
+        (reconciler, reader)
+    }
+
+    /// Runs until the source ends.
+    pub async fn run(mut self, mut events: mpsc::Receiver<ResourceEvent>) {
+        let mut store_changed = self.parts.store.watch();
+        let mut acks_changed = self.parts.sync.acks_changed();
+        let mut doubted = false;
+        let mut status_due = false;
+        loop {
+            tokio::select! {
+                event = events.recv() => {
+                    let Some(event) = event else { return };
+                    let settled = matches!(event, ResourceEvent::Settled { .. });
+                    self.resources.apply(event);
+                    if settled {
+                        doubted = self.publish_resources();
+                        status_due = true;
+                    }
+                }
+                Ok(()) = store_changed.changed() => {
+                    let since = self.store_seq;
+                    let changes = persist(|| self.parts.store.changes_since(since)).await;
+                    if self.take_changes(changes) {
+                        doubted = self.publish_resources();
+                        status_due = true;
+                    }
+                }
+                Ok(()) = acks_changed.changed() => status_due = true,
+                () = tokio::time::sleep(DOUBT), if doubted => {
+                    self.parts.files.rescan().await;
+                    doubted = self.publish_resources();
+                }
+                () = tokio::time::sleep(STATUS_PACE / 4), if status_due => {
+                    status_due = false;
+                    self.write_statuses().await;
+                }
+            }
+        }
+    }
+
+    fn revision(&self, number: u64) -> Revision {
+        Revision {
+            incarnation: self.incarnation,
+            number,
+        }
+    }
+
+    fn publish_first_tokens(&mut self, changes: Changes) {
+        let now = Timestamp::now().as_second();
+        let live = |token: &Arc<Token>| token.expires.is_none_or(|at| at > now);
+        let tokens = changes
+            .tokens
+            .into_iter()
+            .filter(|record| record.revoked.is_none())
+            .map(|record| record.token)
+            .filter(live)
+            .chain(self.parts.static_tokens.iter().cloned())
+            .collect();
+        for change in changes.keys {
+            self.take_key(change.uid.as_str().into(), change.key);
+        }
+        self.store_seq = changes.seq;
+        self.parts.sync.publish(Publication {
+            policy: Some(Arc::new(self.parts.policy.clone())),
+            tokens: Tokens::All(tokens),
+            marks: vec![(Source::Store, self.revision(changes.seq))],
+            ..Publication::default()
+        });
+    }
+
+    /// Takes in what changed in the store and offers the tokens. Answers whether keys changed.
+    fn take_changes(&mut self, changes: Changes) -> bool {
+        let keys_changed = !changes.keys.is_empty();
+        let mut upserts = Vec::new();
+        let mut removals: Vec<(TokenId, Revision)> = Vec::new();
+        for record in changes.tokens {
+            match record.revoked {
+                None => upserts.push(record.token),
+                Some(_) => {
+                    let revision = self.revision(record.change_seq);
+                    removals.push((record.token.id.clone(), revision));
+                }
+            }
+        }
+        for change in changes.keys {
+            self.take_key(change.uid.as_str().into(), change.key);
+        }
+        self.store_seq = self.store_seq.max(changes.seq);
+        // With changed keys the mark waits for the credentials that go with it.
+        let marks = match keys_changed {
+            true => Vec::new(),
+            false => vec![(Source::Store, self.revision(self.store_seq))],
+        };
+        self.parts.sync.publish(Publication {
+            tokens: Tokens::Changed { upserts, removals },
+            marks,
+            ..Publication::default()
+        });
+        keys_changed
+    }
+
+    fn take_key(&mut self, uid: Arc<str>, key: Option<StoredKey>) {
+        match key {
+            Some(key) => drop(self.keys.insert(uid, key)),
+            None => drop(self.keys.remove(&uid)),
+        }
+    }
+
+    /// Compiles everything anew and offers it. Answers whether a list was doubted.
+    fn publish_resources(&mut self) -> bool {
+        let (Some(index), Some(files)) = (self.resources.synced(), self.resources.revision())
+        else {
+            return false;
+        };
+        let stored: StoredKeys = self
+            .keys
+            .iter()
+            .map(|(uid, key)| (Arc::clone(uid), key.origin.clone()))
+            .collect();
+        let compiled = compile(index, &stored, &self.parts.settings);
+        let upstreams: Vec<_> = compiled.upstreams.iter().cloned().map(Arc::new).collect();
+        let served: Vec<_> = compiled.served.iter().cloned().map(Arc::new).collect();
+        let credentials: Vec<_> = compiled
+            .credentials
+            .iter()
+            .filter_map(|credential| self.attach(credential))
+            .map(Arc::new)
+            .collect();
+        let snapshot = Snapshot {
+            upstreams: Arc::new(upstreams.iter().map(|u| (u.object.clone(), Arc::clone(u))).collect()),
+            credentials: Arc::new(credentials.iter().map(|c| (c.object.clone(), Arc::clone(c))).collect()),
+            table: Arc::new(Table::build(served.iter().cloned())),
+            policy: Arc::new(self.parts.policy.clone()),
+            ..Snapshot::default()
+        };
+        let published = self.parts.sync.publish(Publication {
+            upstreams: Some(upstreams),
+            served_names: Some(served),
+            credentials: Some(credentials),
+            marks: vec![
+                (Source::Files, self.revision(files)),
+                (Source::Store, self.revision(self.store_seq)),
+            ],
+            ..Publication::default()
+        });
+        for held in &published.held {
+            tracing::warn!(
+                kind = ?held.kind, removed = held.removed, of = held.of,
+                "a list lost most of its resources: it is read again before that is believed"
+            );
+        }
+        let index = Index::clone(index);
+        self.world.send_modify(|world| {
+            *world = Arc::new(World {
+                index,
+                compiled: Arc::new(compiled),
+                snapshot: Arc::new(snapshot),
+                statuses: Arc::clone(&world.statuses),
+            });
+        });
+        !published.held.is_empty()
+    }
+
+    /// The key itself: from its Secret, or from the store.
+    fn attach(&self, credential: &CompiledCredential) -> Option<Credential> {
+        match credential {
+            CompiledCredential::Inline(credential) => Some(credential.clone()),
+            CompiledCredential::Stored {
+                object,
+                uid,
+                allowed_origins,
+            } => self.keys.get(uid).map(|key| Credential {
+                object: object.clone(),
+                secret: key.secret.clone(),
+                allowed_origins: AllowedOrigins::clone(allowed_origins),
+            }),
+        }
+    }
+
+    /// Writes the statuses that differ from what was written.
+    async fn write_statuses(&mut self) {
+        let Some(files) = self.resources.revision() else {
+            return;
+        };
+        let world = Arc::clone(&self.world.borrow());
+        let statuses = status::statuses(
+            &world.compiled,
+            &self.parts.sync.acks(),
+            self.revision(files),
+            &world.statuses,
+            Timestamp::now(),
+        );
+        let changed: Vec<(ObjectRef, Value)> = statuses
+            .iter()
+            .filter(|(object, status)| world.statuses.get(*object) != Some(*status))
+            .map(|(object, status)| (object.clone(), status.clone()))
+            .collect();
+        if changed.is_empty() && statuses.len() == world.statuses.len() {
+            return;
+        }
+        if let Err(error) = self.parts.store.put_statuses(changed).await {
+            tracing::warn!(%error, "statuses could not be kept; they are written with the next change");
+        }
+        self.world.send_modify(|world| {
+            *world = Arc::new(World {
+                statuses: Arc::new(statuses),
+                ..World::clone(world)
+            });
+        });
+    }
+}
+
+/// Asks the store until it answers.
+async fn persist<'a, T, F>(mut ask: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Result<T, StoreError>> + 'a,
+{
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(error) => {
+                tracing::error!(%error, "the store does not answer; asking again");
+                tokio::time::sleep(STORE_RETRY).await;
+            }
+        }
+    }
+}
