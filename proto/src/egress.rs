@@ -325,4 +325,34 @@ mod tests {
             "::ffff:169.254.169.254 is a metadata service address, which the egress policy does not allow here"
         );
     }
+
+    /// Every IPv6 form that leads to `v4`.
+    fn wrappings(v4: Ipv4Addr) -> Vec<Ipv6Addr> {
+        let [a, b, c, d] = v4.octets().map(u16::from);
+        let (high, low) = (a << 8 | b, c << 8 | d);
+        [
+            [0, 0, 0, 0, 0, 0xffff, high, low],
+            [0, 0, 0, 0, 0xffff, 0, high, low],
+            [0x64, 0xff9b, 0, 0, 0, 0, high, low],
+            [0x64, 0xff9b, 1, 7, 7, 7, high, low],
+            [0x2002, high, low, 0, 0, 0, 0, 1],
+            [0x2001, 0, 1, 1, 0, 0, !high, !low],
+        ]
+        .map(Ipv6Addr::from)
+        .to_vec()
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn wrapping_an_address_never_opens_a_way_to_it(bits: u32) {
+            let v4 = Ipv4Addr::from_bits(bits);
+            for scope in [EgressScope::Standalone, EgressScope::Release, EgressScope::Tenant([].into())] {
+                if check(v4.into(), &scope).is_err() {
+                    for v6 in wrappings(v4) {
+                        proptest::prop_assert!(check(v6.into(), &scope).is_err(), "{v6} {scope:?}");
+                    }
+                }
+            }
+        }
+    }
 }
