@@ -12,17 +12,21 @@ pub(crate) struct Scenario {
     pub(crate) key: &'static str,
     pub(crate) title: &'static str,
     pub(crate) connections: usize,
-    ask: Ask,
+    pub(crate) ask: Ask,
     /// Chunks of each answer, when they are what is counted.
     pub(crate) chunks: Option<usize>,
     /// One stream per connection and round, begun at different times, instead of a closed loop.
-    paced: Option<Duration>,
+    pub(crate) paced: Option<Duration>,
 }
 
+/// What is asked for.
 #[derive(Debug, Clone, Copy)]
-enum Ask {
+pub(crate) enum Ask {
+    /// A whole answer to a short question.
     Chat,
+    /// A whole answer to a question about an image.
     Image,
+    /// An answer in chunks.
     Stream,
 }
 
