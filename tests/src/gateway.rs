@@ -60,7 +60,7 @@ impl Gateway {
             .envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
         command.envs(env.iter().copied()).env("HOME", folder.path());
         command
-            .arg("up")
+            .args(["--output", "json", "up"])
             .arg("--manifests")
             .arg(&path)
             .arg("--data")
