@@ -67,6 +67,15 @@ soak: ## the random and exhaustive tests at full length, with a new seed unless 
 	BODHI_SOAK=1 BODHI_EDITS=$${BODHI_EDITS:-1000} BODHI_SEED=$${BODHI_SEED:-$$RANDOM} \
 		cargo test -p bodhi-tests --no-fail-fast -- --nocapture
 
+# More arguments, as in: make bench BENCH="--scale --rounds 9"
+BENCH ?=
+
+.PHONY: bench
+bench: ## measure the gateway next to nginx; BENCH=--scale adds a large configuration
+	@scripts/setup.sh build bench
+	cargo build --profile bench -p bodhi-controller -p bodhi-dataplane -p bodhi-tests --bins
+	@ulimit -n 16384; exec "$$CARGO_TARGET_DIR/release/bench" --json "$$CARGO_TARGET_DIR/bench.json" $(BENCH)
+
 # One fuzz target runs this long.
 FUZZ_SECONDS ?= 60
 
