@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -12,6 +13,7 @@ use std::task::{Context, Poll, Waker};
 use bodhi_net::stream::Stream;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
@@ -56,6 +58,8 @@ pub(super) struct State {
     blocked_since: Cell<Option<Instant>>,
     /// Body bytes handed over since the socket was last flushed.
     held: Cell<usize>,
+    /// HTTP/1: bytes of a further request were seen on the socket behind the one in flight.
+    pipelined: Cell<bool>,
     /// HTTP/1: the head that is arriving.
     scan: RefCell<HeadScan>,
     /// HTTP/2: the stream whose task is about to be spawned.
@@ -84,6 +88,7 @@ impl State {
             head_since: Cell::new(None),
             blocked_since: Cell::new(None),
             held: Cell::new(0),
+            pipelined: Cell::new(false),
             scan: RefCell::new(HeadScan::new()),
             spawning: RefCell::new(None),
         })
@@ -202,6 +207,7 @@ impl Drop for InFlight {
             // unless it is pipelined.
             *state.scan.borrow_mut() = HeadScan::new();
             state.head_since.set(None);
+            state.pipelined.set(false);
         }
     }
 }
@@ -297,6 +303,27 @@ impl Socket {
         self.cut = false;
     }
 
+    /// Whether the client has gone although hyper does not look: it reads nothing while it holds bytes behind
+    /// the request in flight, be it only the line break that old clients add to a body.
+    fn is_left(&self, cx: &mut Context<'_>) -> bool {
+        let state = &self.state;
+        if state.protocol() == Protocol::Http2 || state.is_idle() || state.pipelined.get() {
+            return false;
+        }
+        let tcp = self.stream.tcp();
+        if tcp.poll_read_ready(cx).is_pending() {
+            return false;
+        }
+        match SockRef::from(tcp).peek(&mut [MaybeUninit::uninit()]) {
+            Ok(0) => true,
+            Ok(_) => {
+                state.pipelined.set(true);
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
     fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         let state = &self.state;
         match written {
@@ -358,6 +385,10 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper comes by here whenever it has done what it can.
+        if self.is_left(cx) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
         // hyper flushes the socket once it has nothing left to write.
         if let Poll::Ready(Ok(())) = flushed {
