@@ -33,8 +33,9 @@ use bodhi_proto::snapshot::Token;
 use crate::active::Active;
 use crate::admission::memory::{Budget, Gauge, Pressure};
 use crate::anonymous::Anonymous;
+use crate::api::cors::{self, CrossOrigin};
 use crate::api::error::{ERROR_SOURCE, Failure};
-use crate::api::{Call, Label, Surface, cors, headers};
+use crate::api::{Call, Label, Surface, headers};
 use crate::auth;
 use crate::fallback::Fallback;
 use crate::provider::Provider;
@@ -143,9 +144,10 @@ impl Proxy {
     pub async fn handle(&self, request: Request<Incoming>) -> Response<ReplyBody> {
         let mut exchange = self.begin(&request);
         let surface = Surface::of(request.uri().path());
-        let anonymous = self.shared.anonymous.as_ref();
-        let origin = anonymous.map(|a| a.allowed_origin(request.headers()));
-        let served = match cors::is_preflight(request.method(), request.headers()) {
+        let cross_origin = self.cross_origin(&request);
+        let preflight = cross_origin != CrossOrigin::Nobody
+            && cors::is_preflight(request.method(), request.headers());
+        let served = match preflight {
             true => Ok(Reply::Full(
                 cors::preflight(request.headers()).map(|()| Bytes::new()),
             )),
@@ -162,11 +164,19 @@ impl Proxy {
             }
             Reply::Relay(response) => Relay::joined(response, exchange),
         };
-        match origin {
-            None => cors::allow(response.headers_mut()),
-            Some(origin) => cors::allow_only(response.headers_mut(), origin),
-        }
+        cross_origin.say(response.headers_mut());
         response
+    }
+
+    /// Which other origins' pages may read the answer.
+    fn cross_origin(&self, request: &Request<Incoming>) -> CrossOrigin {
+        match (&self.shared.fallback, &self.shared.anonymous) {
+            (Some(_), _) if Fallback::takes(request.uri().path()) => CrossOrigin::Nobody,
+            (_, None) => CrossOrigin::Anybody,
+            (_, Some(anonymous)) => anonymous
+                .allowed_origin(request.headers())
+                .map_or(CrossOrigin::Nobody, CrossOrigin::One),
+        }
     }
 
     async fn serve(

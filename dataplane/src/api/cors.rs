@@ -21,7 +21,6 @@ pub fn preflight(request: &HeaderMap) -> http::Response<()> {
     let mut response = http::Response::new(());
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
-    allow(headers);
     let echo = [
         (ACCESS_CONTROL_REQUEST_METHOD, ACCESS_CONTROL_ALLOW_METHODS),
         (ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_ALLOW_HEADERS),
@@ -39,18 +38,70 @@ pub fn preflight(request: &HeaderMap) -> http::Response<()> {
     response
 }
 
-/// Lets any origin read the response and all of its headers.
-pub fn allow(headers: &mut HeaderMap) {
-    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, ANY);
-    headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, ANY);
+/// Whose pages may read an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CrossOrigin {
+    /// Any page: API paths.
+    Anybody,
+    /// Pages of this origin: API paths in anonymous mode.
+    One(HeaderValue),
+    /// None: console and admin paths.
+    Nobody,
 }
 
-/// Lets one origin read the response, or none.
-pub fn allow_only(headers: &mut HeaderMap, origin: Option<HeaderValue>) {
-    headers.remove(ACCESS_CONTROL_ALLOW_ORIGIN);
-    if let Some(origin) = origin {
-        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+impl CrossOrigin {
+    /// Says it in the response's headers.
+    pub fn say(self, headers: &mut HeaderMap) {
+        let allowed = match self {
+            Self::Nobody => return,
+            Self::Anybody => ANY,
+            Self::One(origin) => {
+                headers.append(VARY, HeaderValue::from_static("origin"));
+                origin
+            }
+        };
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
         headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, ANY);
-        headers.append(VARY, HeaderValue::from_static("origin"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in pairs {
+            map.append(*name, HeaderValue::from_static(value));
+        }
+        map
+    }
+
+    #[test]
+    fn a_preflight_echoes_what_was_asked_for() {
+        let request = headers(&[
+            ("origin", "https://a.example"),
+            ("access-control-request-method", "POST"),
+            ("access-control-request-headers", "authorization, x-own"),
+        ]);
+        assert!(is_preflight(&Method::OPTIONS, &request));
+        assert!(!is_preflight(&Method::POST, &request));
+        let answer = preflight(&request);
+        assert_eq!(answer.headers()[ACCESS_CONTROL_ALLOW_METHODS], "POST");
+        assert_eq!(
+            answer.headers()[ACCESS_CONTROL_ALLOW_HEADERS],
+            "authorization, x-own"
+        );
+    }
+
+    #[test]
+    fn admin_paths_say_nothing_and_one_origin_varies() {
+        let mut none = HeaderMap::new();
+        CrossOrigin::Nobody.say(&mut none);
+        assert!(none.is_empty());
+        let mut one = HeaderMap::new();
+        CrossOrigin::One(HeaderValue::from_static("http://localhost:3000")).say(&mut one);
+        assert_eq!(one[ACCESS_CONTROL_ALLOW_ORIGIN], "http://localhost:3000");
+        assert_eq!(one[VARY], "origin");
     }
 }

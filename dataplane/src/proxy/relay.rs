@@ -100,6 +100,10 @@ impl Relay {
         exchange.status(response.status().as_u16());
         response.map(|mut relay| {
             relay.exchange = Some(exchange);
+            // A body that is known to be empty is not polled at all.
+            if relay.upstream.is_end_stream() {
+                relay.complete();
+            }
             ReplyBody(Kind::Relay(relay))
         })
     }
@@ -134,12 +138,18 @@ impl Relay {
             return Poll::Pending;
         };
         match next {
-            Some(Ok(Ok(data))) => Poll::Ready(Some(Ok(Frame::data(self.passed(data))))),
+            Some(Ok(Ok(data))) => {
+                let frame = Frame::data(self.passed(data));
+                // Nobody asks for more of a body that is known to be complete.
+                if self.upstream.is_end_stream() {
+                    self.complete();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
             // Trailers are the connection's own.
             Some(Ok(Err(_trailers))) => self.poll_frame(cx),
             None => {
-                self.finish(End::Complete);
-                self.state = State::Done;
+                self.complete();
                 Poll::Ready(None)
             }
             Some(Err(failure)) => self.broke(&super::failure::within_response(&failure)),
@@ -182,6 +192,11 @@ impl Relay {
                 Poll::Ready(Some(Err(Aborted)))
             }
         }
+    }
+
+    fn complete(&mut self) {
+        self.finish(End::Complete);
+        self.state = State::Done;
     }
 
     fn finish(&mut self, end: End) {
