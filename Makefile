@@ -18,7 +18,8 @@ ifneq ($(TOOLCHAIN),)
 export RUSTUP_TOOLCHAIN := $(TOOLCHAIN)
 endif
 
-# More arguments for `bodhi up`, as in: make up ARGS="--manifests my-models"
+# More arguments of the program that `make up` and `make bench` start, as in:
+#   make up ARGS="--manifests my-models"
 ARGS ?=
 
 .PHONY: help
@@ -41,8 +42,9 @@ check: ## formatting, lints and forbidden dependencies: run before each commit
 
 .PHONY: test-fast
 test-fast: ## all Rust tests, without the client libraries
-	@scripts/setup.sh build test
+	@scripts/setup.sh build check test
 	cargo build --workspace --bins
+	@scripts/check-docs.py "$$CARGO_TARGET_DIR/debug"
 	cargo test --workspace --no-fail-fast
 
 .PHONY: test
@@ -59,6 +61,12 @@ test-sdk: ## the official Python and Node libraries, directly and through the ga
 	cargo build --workspace --bins
 	tests/sdk/run.sh install
 	cargo test -p bodhi-tests --test sdk -- --ignored --test-threads=1
+
+.PHONY: bench
+bench: ## CPU, latency and memory beside nginx; wants an idle machine
+	@scripts/setup.sh build bench
+	cargo build --profile bench --workspace --bins
+	@"$$CARGO_TARGET_DIR/release/bench" $(ARGS)
 
 .PHONY: soak
 soak: ## the random and exhaustive tests at full length, with a new seed unless BODHI_SEED=n

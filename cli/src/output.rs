@@ -43,11 +43,24 @@ impl Answer {
 
 /// Prints a failure with its causes on stderr, in the form asked for.
 pub(crate) fn report(error: &anyhow::Error, form: Output) {
-    let message = format!("{error:#}");
+    let message = sentence(error);
     match form {
         Output::Table => eprintln!("error: {}", printable_lines(&message)),
         Output::Json => eprintln!("{:#}", serde_json::json!({"error": {"message": message}})),
     }
+}
+
+/// An error and its causes in one line. Some errors repeat their cause: said once is enough.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.ends_with(&cause) {
+            let joint = if text.is_empty() { "" } else { ": " };
+            text.push_str(joint);
+            text.push_str(&cause);
+        }
+    }
+    text
 }
 
 /// Rows under headings, columns as wide as their widest cell; the last one is not padded.
@@ -111,6 +124,14 @@ mod tests {
             table(&["ID", "NAME"], &rows),
             "ID    NAME\na     long name\nbcd\n"
         );
+    }
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let error = anyhow::anyhow!("in use")
+            .context("cannot listen: in use")
+            .context("up");
+        assert_eq!(sentence(&error), "up: cannot listen: in use");
     }
 
     #[test]

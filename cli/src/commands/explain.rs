@@ -15,7 +15,7 @@ pub(crate) struct Args {
     surface: Option<String>,
 
     /// The token that would call, by its id [default: the one that asks]
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", allow_hyphen_values = true)]
     token: Option<String>,
 }
 

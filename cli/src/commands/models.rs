@@ -16,27 +16,27 @@ pub(crate) enum Command {
     Test {
         /// The ApiModel, as NAME or NAMESPACE/NAME
         #[arg(value_name = "APIMODEL")]
-        model: ObjectName,
-        /// The provider's model to ask [default: the first one listed]
+        object: ObjectName,
+        /// The provider's model to ask [default: the first one that the ApiModel lists]
         #[arg(long, value_name = "ID")]
-        id: Option<String>,
+        model: Option<String>,
     },
     /// List the models that the provider has
     Fetch {
         /// The ApiModel, as NAME or NAMESPACE/NAME
         #[arg(value_name = "APIMODEL")]
-        model: ObjectName,
+        object: ObjectName,
     },
 }
 
 /// Runs one of them.
 pub(crate) fn run(command: &Command, connection: &Connection) -> anyhow::Result<Answer> {
     let client = Client::open(connection)?;
-    let (model, action, body) = match command {
-        Command::Test { model, id } => (model, "test", json!({"model": id})),
-        Command::Fetch { model } => (model, "fetch-models", json!({})),
+    let (object, action, body) = match command {
+        Command::Test { object, model } => (object, "test", json!({"model": model})),
+        Command::Fetch { object } => (object, "fetch-models", json!({})),
     };
-    let path = ["apimodels", model.namespace(), &model.name, action];
+    let path = ["apimodels", object.namespace(), &object.name, action];
     let answer = client.call(Method::POST, &path, &[], Some(&body))?;
     let succeeded = answer["ok"] == true;
     let text = match succeeded {

@@ -19,6 +19,7 @@ pub(crate) enum Command {
     /// Revoke a token for ever
     Revoke {
         /// The token's id, as `bodhi token list` shows it
+        #[arg(allow_hyphen_values = true)]
         id: String,
     },
 }
