@@ -5,7 +5,7 @@
 //! the other way (request smuggling). By the time a service sees the headers the evidence is gone. So
 //! [`HeadScan`] looks over the head's bytes as they arrive and counts; [`judge`] decides.
 
-use http::header::{HOST, HeaderMap, TRANSFER_ENCODING, UPGRADE};
+use http::header::{HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use http::{Method, Version};
 
 use super::Refusal;
@@ -107,7 +107,10 @@ pub(super) fn judge(
         return Some(Refusal::Method);
     }
     let scan = scan?;
-    if headers.contains_key(UPGRADE) {
+    // An offer of HTTP/2 is left unanswered (RFC 9110 §7.8), for Java's own client makes it
+    // with every first request. Who asks for anything else would misread our answer.
+    let offers_h2c = |offer: &HeaderValue| offer.as_bytes().eq_ignore_ascii_case(b"h2c");
+    if !headers.get_all(UPGRADE).iter().all(offers_h2c) {
         return Some(Refusal::Upgrade);
     }
     let mut hosts = headers.get_all(HOST).iter();
@@ -215,6 +218,7 @@ mod tests {
             "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n",
             "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\r\n",
         ] {
             assert_eq!(verdict(good), None, "{good}");
         }
@@ -224,7 +228,7 @@ mod tests {
     fn other_protocols_methods_and_hosts_are_refused() {
         for (head, refusal) in [
             (
-                "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\n\r\n",
+                "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c, websocket\r\n\r\n",
                 Refusal::Upgrade,
             ),
             ("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", Refusal::Method),
