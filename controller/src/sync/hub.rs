@@ -32,7 +32,8 @@ struct Inner {
     sessions: HashMap<u64, Session>,
     next_session: u64,
     large: usize,
-    closing: bool,
+    /// Why every stream is to end, once it is.
+    closing: Option<String>,
 }
 
 struct Session {
@@ -152,7 +153,7 @@ impl Hub {
 
     pub(super) fn goodbye(&self, reason: &str) {
         let mut inner = self.lock();
-        inner.closing = true;
+        inner.closing = Some(reason.to_owned());
         for session in inner.sessions.values_mut() {
             session.offer.goodbye(reason);
             session.wake.notify_one();
@@ -203,12 +204,16 @@ impl Hub {
         let mut inner = self.lock();
         let id = inner.next_session;
         inner.next_session += 1;
+        let mut offer = Offer::new(Welcome {
+            controller: self.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            leader: None,
+        });
+        if let Some(reason) = &inner.closing {
+            offer.goodbye(reason);
+        }
         let session = Session {
-            offer: Offer::new(Welcome {
-                controller: self.name.clone(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                leader: None,
-            }),
+            offer,
             wake: Arc::clone(&wake),
             large: false,
         };
@@ -331,7 +336,7 @@ impl OpenSession {
         session.count_large(large);
         match next {
             Some(down) => Step::Send(down),
-            None if *closing => Step::Close,
+            None if closing.is_some() => Step::Close,
             None => Step::Wait(session.offer.wake(state, now)),
         }
     }

@@ -191,9 +191,8 @@ async fn stream(
         for effect in effects {
             match effect {
                 Do::Send(message) => {
-                    if up.send((*message).into()).await.is_err() {
-                        return "closed by the controller".to_owned();
-                    }
+                    // Nobody listens any more: the other direction says why, and then ends.
+                    let _ = up.send((*message).into()).await;
                 }
                 Do::Note(note) => report.send_modify(|status| note.apply(status)),
                 Do::Goodbye(reason) => goodbye = Some(format!("goodbye: {reason}")),
