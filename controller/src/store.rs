@@ -77,6 +77,9 @@ pub trait Store: Send + Sync + 'static {
     /// The token with this hash, also when revoked or expired: the caller judges.
     fn find_token(&self, hash: TokenHash) -> StoreFuture<'_, Option<TokenRecord>>;
 
+    /// The token of this id, also when revoked or expired.
+    fn token(&self, id: TokenId) -> StoreFuture<'_, Option<TokenRecord>>;
+
     /// One page of tokens, oldest first.
     fn tokens(&self, query: TokenQuery) -> StoreFuture<'_, Vec<TokenRecord>>;
 

@@ -237,6 +237,10 @@ impl Store for SqliteStore {
         self.run(move |tx| tokens::find(tx, &hash))
     }
 
+    fn token(&self, id: TokenId) -> StoreFuture<'_, Option<TokenRecord>> {
+        self.run(move |tx| tokens::by_id(tx, &id))
+    }
+
     fn tokens(&self, query: TokenQuery) -> StoreFuture<'_, Vec<TokenRecord>> {
         self.run(move |tx| tokens::page(tx, &query))
     }

@@ -114,6 +114,13 @@ pub(super) fn find(
     rows.next()?.map(parse).transpose()
 }
 
+pub(super) fn by_id(tx: &Transaction<'_>, id: &TokenId) -> Result<Option<TokenRecord>, StoreError> {
+    let mut statement =
+        tx.prepare_cached(&format!("SELECT {COLUMNS} FROM tokens WHERE id = ?1"))?;
+    let mut rows = statement.query([id.as_str()])?;
+    rows.next()?.map(parse).transpose()
+}
+
 pub(super) fn page(
     tx: &Transaction<'_>,
     query: &TokenQuery,
