@@ -103,7 +103,7 @@ pub struct ApiModelSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     #[x_kube(
-        validation = Rule::new("isURL(self) && url(self).getScheme() in ['http', 'https'] && url(self).getHostname() != ''")
+        validation = Rule::new("self.matches('^[hH][tT][tT][pP][sS]?://[^/?#]')")
             .message("must be an absolute http or https URL with a host, such as https://api.example.com/v1"),
         validation = Rule::new("!self.matches('^[^:/]+://[^/]*@')")
             .message("must not carry a user name or password: use auth"),

@@ -150,3 +150,140 @@ mod yaml {
         starts_plain && chars.all(word) && !misread.contains(&text.to_ascii_lowercase().as_str())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use std::path::Path;
+
+    use kube::core::cel;
+
+    use super::*;
+
+    #[test]
+    fn the_charts_crds_are_the_generated_ones() {
+        let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/bodhi-crds/templates");
+        for (file, text) in crds_yaml() {
+            let path = chart.join(&file);
+            if std::env::var_os("BODHI_UPDATE_CRDS").is_some() {
+                std::fs::write(&path, &text).unwrap();
+            }
+            let kept = std::fs::read_to_string(&path).unwrap_or_default();
+            assert!(
+                kept == text,
+                "{file} in charts/bodhi-crds/templates is stale: run \
+                 BODHI_UPDATE_CRDS=1 cargo test -p bodhi-controller --lib the_charts_crds"
+            );
+        }
+    }
+
+    #[test]
+    fn the_yaml_reads_back_as_the_same_crds() {
+        for ((_, text), crd) in crds_yaml().into_iter().zip(crds()) {
+            let documents = crate::source::documents(&text).unwrap();
+            let read: CustomResourceDefinition =
+                serde_json::from_value(documents[0].to_value()).unwrap();
+            assert_eq!(read, crd);
+        }
+    }
+
+    /// What an API server demands of a structural schema, and what it needs to bound CEL.
+    #[test]
+    fn schemas_are_structural_and_bounded() {
+        for schema in schemas() {
+            walk(&schema["properties"]["spec"], "spec");
+            walk(&schema["properties"]["status"], "status");
+        }
+    }
+
+    fn walk(schema: &Value, path: &str) {
+        let free = schema.get("x-kubernetes-preserve-unknown-fields").is_some();
+        let int_or_string = schema.get("x-kubernetes-int-or-string").is_some();
+        assert!(schema.get("nullable").is_none(), "{path} is nullable");
+        let kind = schema.get("type").and_then(Value::as_str);
+        match kind {
+            Some("string") => {
+                let bounded = schema.get("maxLength").is_some() || schema.get("enum").is_some();
+                assert!(bounded, "{path} has no maxLength");
+            }
+            Some("array") => {
+                assert!(schema.get("maxItems").is_some(), "{path} has no maxItems");
+                walk(&schema["items"], &format!("{path}[]"));
+            }
+            Some("object") => {
+                let properties = schema.get("properties").and_then(Value::as_object);
+                let values = schema.get("additionalProperties");
+                assert!(
+                    properties.is_some() || values.is_some() || free,
+                    "{path} holds nothing"
+                );
+                assert!(
+                    properties.is_none() || values.is_none(),
+                    "{path} mixes fields and keys"
+                );
+                if values.is_some() {
+                    assert!(
+                        schema.get("maxProperties").is_some(),
+                        "{path} has no maxProperties"
+                    );
+                }
+                for (name, property) in properties.into_iter().flatten() {
+                    walk(property, &format!("{path}.{name}"));
+                }
+                values.inspect(|values| walk(values, &format!("{path}.*")));
+            }
+            Some("integer" | "boolean") => {}
+            other => assert!(int_or_string, "{path} has type {other:?}"),
+        }
+        rules(schema, path);
+    }
+
+    fn rules(schema: &Value, path: &str) {
+        let compiled = cel::compile_schema(schema);
+        let rules = schema
+            .get("x-kubernetes-validations")
+            .and_then(Value::as_array);
+        for rule in rules.into_iter().flatten() {
+            let text = rule["rule"].as_str().unwrap();
+            let message = rule["message"].as_str().unwrap_or_default();
+            assert!(
+                !message.is_empty() && !message.contains('\n'),
+                "{path}: {text}"
+            );
+            let scope = cel::ScopeContext::CrdValidation;
+            let warnings = cel::analyze_rule(text, &compiled, scope);
+            // (It takes the variables of macros for unknown ones, so only cost is asked.)
+            let dear = warnings
+                .iter()
+                .any(|w| w.kind == cel::WarningKind::CostExceeded);
+            assert!(!dear, "{path}: {warnings:?}");
+            if let Some(field) = rule.get("fieldPath").and_then(Value::as_str) {
+                // An API server refuses a fieldPath that leads nowhere.
+                let mut place = schema;
+                for name in field.split('.').skip(1) {
+                    place = &place["properties"][name];
+                    assert!(place.is_object(), "{path}: fieldPath {field} leads nowhere");
+                }
+            }
+        }
+        assert!(
+            compiled.validations.iter().all(Result::is_ok),
+            "{path}: a rule does not compile"
+        );
+    }
+
+    #[test]
+    fn names_scopes_and_subresources_are_as_documented() {
+        let [api_model, alias] = <[_; 2]>::try_from(crds()).unwrap();
+        for (crd, kind, short) in [(&api_model, "ApiModel", "am"), (&alias, "Alias", "mal")] {
+            let names = &crd.spec.names;
+            assert_eq!(names.kind, kind);
+            assert_eq!(names.short_names.as_deref(), Some(&[short.to_owned()][..]));
+            assert_eq!(names.categories.as_deref(), Some(&["bodhi".to_owned()][..]));
+            assert_eq!(crd.spec.scope, "Namespaced");
+            let subresources = crd.spec.versions[0].subresources.as_ref().unwrap();
+            assert!(subresources.status.is_some());
+            assert_eq!(subresources.scale.is_some(), kind == "Alias");
+        }
+    }
+}

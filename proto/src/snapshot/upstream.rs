@@ -115,6 +115,10 @@ impl BaseUrl {
         if uri.query().is_some() {
             return Err(BaseUrlError::Holds("query"));
         }
+        if authority.port_u16().is_none() && authority.as_str().len() > authority.host().len() {
+            let why = "its port is not a number up to 65535";
+            return Err(BaseUrlError::Invalid(why.into()));
+        }
         let host = authority
             .host()
             .trim_matches(['[', ']'])
@@ -332,6 +336,9 @@ mod tests {
             "https://a/v1#f",
             "https://a b/",
             "https://@a/",
+            "https://a:b/v1",
+            "https://a:99999/v1",
+            "https://a:/v1",
         ] {
             assert!(BaseUrl::parse(bad).is_err(), "{bad}");
         }

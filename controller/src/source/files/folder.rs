@@ -46,6 +46,10 @@ fn read_file(path: &Path) -> Contents {
     let mut bytes = Vec::new();
     let limited = file.take(FILE_MAX + 1).read_to_end(&mut bytes);
     limited.map_err(|e| format!("cannot be read: {e}"))?;
+    if bytes.is_empty() {
+        // Saving empties a file before it fills it; a slow disk shows that state for long.
+        return Err("is empty: what it defined stays until the file is removed".into());
+    }
     if bytes.len() as u64 > FILE_MAX {
         return Err(format!("is larger than {FILE_MAX} bytes: split it"));
     }
