@@ -18,8 +18,7 @@ ifneq ($(TOOLCHAIN),)
 export RUSTUP_TOOLCHAIN := $(TOOLCHAIN)
 endif
 
-# More arguments of the program that `make up` and `make bench` start, as in:
-#   make up ARGS="--manifests my-models"
+# More arguments of `bodhi up`, as in: make up ARGS="--manifests my-models"
 ARGS ?=
 
 .PHONY: help
@@ -61,12 +60,6 @@ test-sdk: ## the official Python and Node libraries, directly and through the ga
 	cargo build --workspace --bins
 	tests/sdk/run.sh install
 	cargo test -p bodhi-tests --test sdk -- --ignored --test-threads=1
-
-.PHONY: bench
-bench: ## CPU, latency and memory beside nginx; wants an idle machine
-	@scripts/setup.sh build bench
-	cargo build --profile bench --workspace --bins
-	@"$$CARGO_TARGET_DIR/release/bench" $(ARGS)
 
 .PHONY: soak
 soak: ## the random and exhaustive tests at full length, with a new seed unless BODHI_SEED=n
