@@ -451,14 +451,10 @@ fn a_stream_that_is_cut_never_looks_complete() -> anyhow::Result<()> {
                 continue;
             }
             ensure!(answer.end != End::Complete, "{case}");
-            let common = answer
-                .body
-                .iter()
-                .zip(&bytes)
-                .take_while(|(got, sent)| got == sent)
-                .count();
+            // Up to the cut the bytes are the provider's; our error event may begin like its next.
+            let pairs = answer.body.iter().zip(&bytes).take(at);
+            let common = pairs.take_while(|(got, sent)| got == sent).count();
             let added = String::from_utf8_lossy(&answer.body[common..]).into_owned();
-            ensure!(common <= at || common == bytes.len(), "{case}");
             if !added.is_empty() {
                 ensure!(added.contains("error"), "something was made up. {case}");
             }
