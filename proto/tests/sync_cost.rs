@@ -436,3 +436,22 @@ fn a_divergence_is_found_and_only_its_buckets_are_replaced() {
     // Bucket sums are 4 KiB, a bucket four names.
     assert!(pair.bytes < 8 << 10, "{} bytes", pair.bytes);
 }
+
+#[test]
+fn kinds_that_a_plane_does_not_understand_are_not_sent() {
+    let mut pair = Pair::new(state(1, 1, 1));
+    pair.offer = Offer::new(Welcome::default());
+    (pair.bytes, pair.messages) = (0, 0);
+    let hello = Up::Hello(Hello {
+        kinds: [Kind::Policy, Kind::Upstream].into_iter().collect(),
+        ..Hello::default()
+    });
+    pair.offer.receive(hello, &pair.state, pair.now).unwrap();
+    let mut sent = Vec::new();
+    while let Some(down) = pair.offer.next(&pair.state, pair.now, true) {
+        if let Down::Chunk(chunk) = down {
+            sent.extend(chunk.puts.into_iter().map(|put| put.kind));
+        }
+    }
+    assert_eq!(sent, [Kind::Upstream, Kind::Policy]);
+}

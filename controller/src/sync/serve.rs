@@ -85,11 +85,13 @@ impl Server {
             .router()
             .serve_with_incoming_shutdown(same_user(listener), async {
                 shutdown.await;
+                // Before the streams end: later it may be a successor's.
+                if let Err(error) = std::fs::remove_file(path) {
+                    tracing::warn!(path = %path.display(), %error, "the socket was not removed");
+                }
                 self.goodbye("the controller stops");
             })
             .await;
-        // Gone already, or in the way of nobody.
-        let _ = std::fs::remove_file(path);
         Ok(served?)
     }
 

@@ -221,6 +221,7 @@ impl Hold {
             floor: self.floor,
             digests: self.digests(),
             rejections: self.shelves.rejections().take(HELLO_REJECTIONS).collect(),
+            kinds: Kind::ALL.into_iter().collect(),
         })
     }
 

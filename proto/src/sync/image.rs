@@ -140,8 +140,8 @@ impl Restore {
         let frame = pb::StoredFrame::decode(bytes::Bytes::copy_from_slice(frame))?;
         match (frame.frame.ok_or(WireError::Unknown)?, &self.stage) {
             (Frame::Head(head), Stage::Head) => {
-                self.hold.floor = wire::mark_from_wire(head.floor)?;
-                self.hold.mark = wire::mark_from_wire(head.mark)?;
+                self.hold.floor = wire::mark_from_wire(head.floor);
+                self.hold.mark = wire::mark_from_wire(head.mark);
                 self.hold.complete = KindSet::from_bits(head.complete);
                 // At least this; a denial may be kept for longer than it is needed.
                 self.hold.tokens_at = self.hold.mark.at(Source::Store);

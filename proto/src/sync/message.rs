@@ -50,6 +50,8 @@ pub struct Hello {
     pub digests: Digests,
     /// What it does not accept.
     pub rejections: Vec<Rejection>,
+    /// The kinds that its release understands. Nothing else is sent to it.
+    pub kinds: KindSet,
 }
 
 /// What became of a transaction.

@@ -229,8 +229,10 @@ impl Offer {
         }
         self.remember(&ack.rejections);
         self.complete = flight.complete;
+        let understood = self.peer.as_ref().map_or(KindSet::NONE, |p| p.kinds);
         for source in Source::ALL {
-            if source.kinds().iter().all(|k| flight.complete.contains(k))
+            let mut needed = source.kinds().iter().filter(|k| understood.contains(*k));
+            if needed.all(|k| flight.complete.contains(k))
                 && let Some(revision) = flight.mark.at(source)
             {
                 self.mark.raise(source, revision);
@@ -325,8 +327,8 @@ impl Offer {
 
     /// Opens gates and finds out what is equal; a kind whose bucket sums are needed, if any.
     fn compare(&mut self, state: &State, now: Duration) -> Option<Kind> {
-        let floor = self.peer.as_ref()?.floor;
-        for kind in Kind::ALL {
+        let (floor, understood) = self.peer.as_ref().map(|p| (p.floor, p.kinds))?;
+        for kind in understood.iter() {
             let standing = &mut self.standing[kind.index()];
             if *standing == Standing::Withheld && state.mark().reaches(&floor, kind) {
                 *standing = Standing::Unequal(self.known.get(kind));

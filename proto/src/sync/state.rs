@@ -71,6 +71,14 @@ impl State {
     /// Adds or changes a resource; its key if that made a difference.
     pub fn put(&mut self, resource: Resource) -> Option<Key> {
         let (kind, name) = resource.key();
+        // A compiler that starts from scratch offers mostly what there is: comparing values
+        // is cheaper than encoding and hashing them.
+        if self
+            .get(kind, &name)
+            .is_some_and(|e| e.resource == resource)
+        {
+            return None;
+        }
         let version = Version::of(kind, &name, &resource.encode());
         let name = Arc::<str>::from(name);
         self.sets[kind.index()]

@@ -1,5 +1,5 @@
 //! Between the messages of [`crate::sync`] and their wire form. What comes in is checked
-//! here; sources and kinds of a newer release are an error of their own.
+//! here. Kinds of a newer release are an error: a Hello says which ones are understood.
 
 use bytes::Bytes;
 
@@ -21,9 +21,6 @@ pub enum WireError {
     /// A kind of resource that this release does not know.
     #[error("resource kind {0} is not known to this release")]
     Kind(i32),
-    /// A source that this release does not know.
-    #[error("source {0} is not known to this release")]
-    Source(i32),
     /// A field that cannot be what it must.
     #[error("{0} is malformed")]
     Malformed(&'static str),
@@ -36,16 +33,18 @@ fn kind_from(kind: i32) -> Result<Kind, WireError> {
         .ok_or(WireError::Kind(kind))
 }
 
-pub(crate) fn mark_from(positions: Vec<pb::Position>) -> Result<Mark, WireError> {
+/// Sources of a newer release are left out: no kind that is known here depends on them.
+pub(crate) fn mark_from(positions: Vec<pb::Position>) -> Mark {
     let mut mark = Mark::default();
     for position in positions {
         let source = Source::ALL
             .into_iter()
-            .find(|s| *s as i32 == position.source)
-            .ok_or(WireError::Source(position.source))?;
-        mark.raise(source, revision_from(&position));
+            .find(|s| *s as i32 == position.source);
+        if let Some(source) = source {
+            mark.raise(source, revision_from(&position));
+        }
     }
-    Ok(mark)
+    mark
 }
 
 fn revision_from(position: &pb::Position) -> Revision {
@@ -154,6 +153,7 @@ impl From<Up> for pb::FromDataPlane {
                 floor: mark_to(&hello.floor),
                 digests: digests_to(&hello.digests),
                 rejections: hello.rejections.into_iter().map(rejection_to).collect(),
+                kinds: hello.kinds.bits(),
             }),
             Up::Ack(ack) => Message::Ack(pb::Ack {
                 transaction: ack.transaction,
@@ -189,16 +189,17 @@ impl TryFrom<pb::FromDataPlane> for Up {
             Message::Hello(hello) => Self::Hello(Hello {
                 node: hello.node,
                 version: hello.version,
-                floor: mark_from(hello.floor)?,
+                floor: mark_from(hello.floor),
                 digests: digests_from(hello.digests)?,
                 rejections: rejections_from(hello.rejections)?,
+                kinds: KindSet::from_bits(hello.kinds),
             }),
             Message::Ack(ack) => Self::Ack(Ack {
                 transaction: ack.transaction,
                 digests: digests_from(ack.digests)?,
                 rejections: rejections_from(ack.rejections)?,
                 refused: ack.refused,
-                floor: mark_from(ack.floor)?,
+                floor: mark_from(ack.floor),
             }),
             Message::Buckets(buckets) => {
                 if buckets.sums.len() != 16 * BUCKETS {
@@ -335,7 +336,7 @@ impl TryFrom<pb::Chunk> for Chunk {
         let removal = |r: pb::Removal| Ok((kind_from(r.kind)?, r.name));
         let commit = |c: pb::Commit| {
             Ok(Commit {
-                mark: mark_from(c.mark)?,
+                mark: mark_from(c.mark),
                 complete: KindSet::from_bits(c.complete),
                 replacements: c
                     .replacements
