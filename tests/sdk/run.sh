@@ -48,7 +48,7 @@ run_node() {
     copy=$(mktemp -d "$node_at/run.XXXXXX")
     cp "$here"/node/*.mjs "$copy"
     local status=0
-    (cd "$copy" && node --test --test-reporter=dot) || status=$?
+    (cd "$copy" && node --test --test-reporter=spec) || status=$?
     rm -rf "$copy"
     return "$status"
 }

@@ -82,7 +82,7 @@ same('count of tokens', async (side) => {
 });
 
 same('upstream errors keep their kind', async (side) => {
-  const model = 'fault:status=429,retry-after=7';
+  const model = `${side.anthropicPrefix}fault:status=429,retry-after=7`;
   const error = await failure(side.anthropic().messages.create({ ...ask('x'), model }));
   assert.ok(error instanceof Anthropic.RateLimitError);
   assert.equal(error.headers.get('retry-after'), '7');

@@ -79,7 +79,8 @@ same('count of tokens', async (side) => {
 });
 
 same('upstream errors keep their kind', async (side) => {
-  const error = await failure(side.gemini().models.generateContent({ model: 'fault:status=429', contents: 'x' }));
+  const request = { model: `${side.geminiPrefix}fault:status=429`, contents: 'x' };
+  const error = await failure(side.gemini().models.generateContent(request));
   assert.ok(error instanceof ApiError);
   assert.equal(error.status, 429);
   return error.message;

@@ -19,8 +19,9 @@ export const GEMINI = 'gemini-2.5-flash';
 export const GEMINI_EMBEDDING = 'gemini-embedding-001';
 
 class Side {
-  constructor(name, openaiUrl, anthropicUrl, geminiUrl, key) {
-    Object.assign(this, { name, openaiUrl, anthropicUrl, geminiUrl, key });
+  // The prefixes go before the model names that are scripts (`fault:…`), which all formats share.
+  constructor(name, openaiUrl, anthropicUrl, geminiUrl, key, anthropicPrefix = '', geminiPrefix = '') {
+    Object.assign(this, { name, openaiUrl, anthropicUrl, geminiUrl, key, anthropicPrefix, geminiPrefix });
   }
 
   openai(apiKey = this.key) {
@@ -57,7 +58,7 @@ function direct() {
 
 function gateway() {
   const url = required('GATEWAY_URL');
-  return new Side('gateway', `${url}/v1`, `${url}/anthropic`, url, required('GATEWAY_TOKEN'));
+  return new Side('gateway', `${url}/v1`, `${url}/anthropic`, url, required('GATEWAY_TOKEN'), 'a/', 'g/');
 }
 
 export const DIRECT = direct();

@@ -31,6 +31,9 @@ class Side:
     anthropic_url: str
     gemini_url: str
     key: str
+    # Before the model names that are scripts (`fault:…`), which all formats share.
+    anthropic_prefix: str = ""
+    gemini_prefix: str = ""
 
     def openai(self, **options):
         return openai.OpenAI(base_url=self.openai_url, api_key=self.key, max_retries=0, timeout=20, **options)
@@ -65,7 +68,7 @@ def _direct():
 
 def _gateway():
     url = _required("GATEWAY_URL")
-    return Side("gateway", f"{url}/v1", f"{url}/anthropic", url, _required("GATEWAY_TOKEN"))
+    return Side("gateway", f"{url}/v1", f"{url}/anthropic", url, _required("GATEWAY_TOKEN"), "a/", "g/")
 
 
 DIRECT = _direct()

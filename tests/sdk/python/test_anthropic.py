@@ -117,7 +117,8 @@ def test_count_tokens(side: Side):
 @same
 def test_upstream_errors_keep_their_kind(side: Side):
     with pytest.raises(anthropic.RateLimitError) as limited:
-        side.anthropic().messages.create(model="fault:status=429,retry-after=7", max_tokens=9, messages=ask("x"))
+        model = side.anthropic_prefix + "fault:status=429,retry-after=7"
+        side.anthropic().messages.create(model=model, max_tokens=9, messages=ask("x"))
     assert limited.value.response.headers["retry-after"] == "7"
     return limited.value.body
 

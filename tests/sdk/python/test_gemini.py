@@ -132,7 +132,7 @@ def test_count_tokens(side: Side):
 @same
 def test_upstream_errors_keep_their_kind(side: Side):
     with pytest.raises(errors.ClientError) as limited:
-        side.gemini().models.generate_content(model="fault:status=429", contents="x")
+        side.gemini().models.generate_content(model=side.gemini_prefix + "fault:status=429", contents="x")
     return limited.value.code, limited.value.status, limited.value.message
 
 
