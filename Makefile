@@ -18,6 +18,9 @@ ifneq ($(TOOLCHAIN),)
 export RUSTUP_TOOLCHAIN := $(TOOLCHAIN)
 endif
 
+# Cargo is always called for the whole workspace: features then unify in one way, and
+# nothing is compiled twice.
+
 # More arguments of `bodhi up`, as in: make up ARGS="--manifests my-models"
 ARGS ?=
 
@@ -29,7 +32,7 @@ help: ## list the targets
 .PHONY: up
 up: ## build what is needed and start the gateway on http://localhost:1135
 	@scripts/setup.sh build
-	cargo build -p bodhi-cli
+	cargo build --workspace --bin bodhi
 	@exec "$$CARGO_TARGET_DIR/debug/bodhi" up $(ARGS)
 
 .PHONY: check
@@ -59,14 +62,14 @@ test-sdk: ## the official Python and Node libraries, directly and through the ga
 	@scripts/setup.sh build sdk
 	cargo build --workspace --bins
 	tests/sdk/run.sh install
-	cargo test -p bodhi-tests --test sdk -- --ignored --test-threads=1
+	cargo test --workspace --test sdk -- --ignored --test-threads=1
 
 .PHONY: soak
 soak: ## the random and exhaustive tests at full length, with a new seed unless BODHI_SEED=n
 	@scripts/setup.sh build test
 	cargo build --workspace --bins
 	BODHI_SOAK=1 BODHI_EDITS=$${BODHI_EDITS:-1000} BODHI_SEED=$${BODHI_SEED:-$$RANDOM} \
-		cargo test -p bodhi-tests --no-fail-fast -- --nocapture
+		cargo test --workspace --no-fail-fast -- --nocapture
 
 # More arguments, as in: make bench BENCH="--scale --rounds 9"
 BENCH ?=
