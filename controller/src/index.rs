@@ -186,7 +186,6 @@ fn name_of<K: Resource>(object: &K) -> Name {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     fn secret(name: &str) -> Secret {

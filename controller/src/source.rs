@@ -20,6 +20,10 @@ use crate::api::{Alias, ApiModel};
 /// A change of one resource, or the end of a batch.
 ///
 /// `Debug` is left out on purpose: a Secret's would print its keys.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one event is on its way at a time"
+)]
 pub enum ResourceEvent {
     /// Of an ApiModel.
     ApiModel(watcher::Event<ApiModel>),

@@ -4,6 +4,10 @@
     unreachable_pub,
     reason = "KubeSchema copies each struct, visibility included, into a function body"
 )]
+#![expect(
+    clippy::duplicated_attributes,
+    reason = "kube takes one printcolumn attribute per column"
+)]
 
 use std::collections::BTreeMap;
 

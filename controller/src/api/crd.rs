@@ -153,7 +153,6 @@ mod yaml {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use std::path::Path;
 
     use kube::core::cel;

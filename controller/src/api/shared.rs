@@ -140,7 +140,6 @@ pub(super) fn is_false(value: &bool) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     #[test]

@@ -162,7 +162,7 @@ fn grant(claim: &Claim, settings: &Settings) -> Option<usize> {
 fn contest<'c>(standing: &[(&'c Claim, usize)]) -> Vec<(&'c Claim, Loss)> {
     let mut losses = Vec::new();
     let mut first: BTreeMap<(&str, &ServedKey), (&Claim, usize)> = BTreeMap::new();
-    let mut ordered: Vec<_> = standing.iter().copied().collect();
+    let mut ordered = standing.to_vec();
     ordered.sort_by(|(a, _), (b, _)| within(a).cmp(&within(b)));
     for (claim, grant) in ordered {
         match first.entry((&claim.owner.namespace, &claim.key)) {

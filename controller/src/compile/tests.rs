@@ -1,4 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "tests")]
 use bodhi_proto::names::ModelName;
 use bodhi_proto::provider::Family;
 use bodhi_proto::snapshot::{BaseUrl, Route, RouteModel, Scheme};

@@ -311,7 +311,6 @@ fn scan_error(error: &ScanError) -> YamlError {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use serde_json::json;
 

@@ -12,8 +12,8 @@ pub fn body_faults(path: &FieldPath, body: &Map<String, Value>) -> Vec<Fault> {
     let mut faults: Vec<Fault> = body
         .keys()
         .filter(|key| {
-            let forbidden = |word: &&str| key.eq_ignore_ascii_case(word);
-            FORBIDDEN_BODY_KEYS.iter().any(|word| forbidden(&word))
+            let mut words = FORBIDDEN_BODY_KEYS.iter();
+            words.any(|word| key.eq_ignore_ascii_case(word))
         })
         .map(|key| Fault {
             path: path.field(key.as_str()),
