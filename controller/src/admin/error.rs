@@ -23,7 +23,12 @@ pub struct ApiError {
 }
 
 impl ApiError {
-    fn new(status: StatusCode, kind: &'static str, code: &'static str, message: impl Into<String>) -> Self {
+    fn new(
+        status: StatusCode,
+        kind: &'static str,
+        code: &'static str,
+        message: impl Into<String>,
+    ) -> Self {
         Self {
             status,
             kind,
@@ -37,24 +42,44 @@ impl ApiError {
     /// 400: the request is not one. `param` names the field.
     pub(super) fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
         let param = Some(param.into()).filter(|p| !p.is_empty());
-        let plain = Self::new(StatusCode::BAD_REQUEST, "invalid_request", "invalid_field", message);
+        let plain = Self::new(
+            StatusCode::BAD_REQUEST,
+            "invalid_request",
+            "invalid_field",
+            message,
+        );
         Self { param, ..plain }
     }
 
     pub(super) fn invalid_json(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "invalid_request", "invalid_json", message)
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "invalid_request",
+            "invalid_json",
+            message,
+        )
     }
 
     pub(super) fn too_large() -> Self {
         let message = format!("The body is longer than {} bytes.", super::BODY_MAX);
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request", "body_too_large", message)
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "invalid_request",
+            "body_too_large",
+            message,
+        )
     }
 
     /// 400: every fault of a manifest, each with its path.
     pub(super) fn faults(faults: Vec<Fault>) -> Self {
         let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
         let message = format!("The resource is not valid. {}.", lines.join("; "));
-        let plain = Self::new(StatusCode::BAD_REQUEST, "invalid_request", "invalid_resource", message);
+        let plain = Self::new(
+            StatusCode::BAD_REQUEST,
+            "invalid_request",
+            "invalid_resource",
+            message,
+        );
         Self {
             param: faults.first().map(|f| f.path.to_string()),
             faults,
@@ -64,30 +89,60 @@ impl ApiError {
 
     pub(super) fn missing_credentials() -> Self {
         let message = "Send a Bodhi token: 'Authorization: Bearer bodhi_…'.";
-        Self::new(StatusCode::UNAUTHORIZED, "authentication_error", "missing_credentials", message)
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "authentication_error",
+            "missing_credentials",
+            message,
+        )
     }
 
     pub(super) fn invalid_token(why: impl std::fmt::Display) -> Self {
         let message = format!("The token is not valid: {why}.");
-        Self::new(StatusCode::UNAUTHORIZED, "authentication_error", "invalid_token", message)
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "authentication_error",
+            "invalid_token",
+            message,
+        )
     }
 
     pub(super) fn expired_token() -> Self {
         let message = "The token has expired: ask for a new one.";
-        Self::new(StatusCode::UNAUTHORIZED, "authentication_error", "expired_token", message)
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "authentication_error",
+            "expired_token",
+            message,
+        )
     }
 
     pub(super) fn insufficient_scope(needed: &str) -> Self {
         let message = format!("This needs a token of scope {needed}.");
-        Self::new(StatusCode::FORBIDDEN, "permission_error", "insufficient_scope", message)
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "permission_error",
+            "insufficient_scope",
+            message,
+        )
     }
 
     pub(super) fn not_found(object: &ObjectRef) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not_found", "object_not_found", format!("There is no {object}."))
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            "object_not_found",
+            format!("There is no {object}."),
+        )
     }
 
     pub(super) fn no_token(id: &str) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not_found", "token_not_found", format!("There is no token '{id}'."))
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            "token_not_found",
+            format!("There is no token '{id}'."),
+        )
     }
 
     pub(super) fn unknown_path() -> Self {
@@ -96,8 +151,14 @@ impl ApiError {
     }
 
     pub(super) fn method_not_allowed() -> Self {
-        let message = "This path does not take that method; /openapi.json describes which it takes.";
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request", "method_not_allowed", message)
+        let message =
+            "This path does not take that method; /openapi.json describes which it takes.";
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "invalid_request",
+            "method_not_allowed",
+            message,
+        )
     }
 
     fn conflict(code: &'static str, message: String) -> Self {
@@ -106,7 +167,12 @@ impl ApiError {
 
     pub(super) fn internal(cause: &dyn std::fmt::Display) -> Self {
         error!(%cause, "an admin call failed");
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "internal", "Something failed here; the controller's log says what.")
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "internal",
+            "Something failed here; the controller's log says what.",
+        )
     }
 }
 
@@ -117,7 +183,12 @@ impl From<StoreError> for ApiError {
             StoreError::Unavailable(_) => {
                 error!(%error, "an admin call found no store");
                 let message = "The store does not answer: try again.";
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "not_ready", message)
+                Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "overloaded",
+                    "not_ready",
+                    message,
+                )
             }
             StoreError::Damaged(_) | StoreError::Seal(_) => Self::internal(&error),
         }

@@ -135,12 +135,24 @@ pub(super) async fn explain(
         Some(_) => &[Family::General],
     };
     let kinds = [ObjectKind::Alias, ObjectKind::ApiModel];
-    let objects: Vec<Value> = kinds.into_iter().flat_map(|k| state.resources.list(k)).collect();
+    let objects: Vec<Value> = kinds
+        .into_iter()
+        .flat_map(|k| state.resources.list(k))
+        .collect();
     let statuses = state.store.statuses().await?;
     let snapshot = state.routing.snapshot();
     let families: Vec<_> = families
         .iter()
-        .map(|family| judge(&snapshot, &token, model.as_str(), *family, &objects, &statuses))
+        .map(|family| {
+            judge(
+                &snapshot,
+                &token,
+                model.as_str(),
+                *family,
+                &objects,
+                &statuses,
+            )
+        })
         .collect();
     Ok(Json(Explanation {
         text: text::render(model.as_str(), &token, &families),
@@ -163,11 +175,16 @@ fn judge(
     let mut others = shorter_prefixes(snapshot, family, asked, found.as_ref());
     let winner = found.map(|m| m.served.owner.to_string());
     for (object, pattern) in objects.iter().flat_map(|o| claims(o, family)) {
-        let known = winner.as_deref() == Some(&*object) || others.iter().any(|o| o.object == object);
+        let known =
+            winner.as_deref() == Some(&*object) || others.iter().any(|o| o.object == object);
         if !known && matches(&pattern, asked) {
             let why = why_not(&object, statuses);
             let pattern = words(&pattern).1.to_owned();
-            others.push(Other { object, pattern, why });
+            others.push(Other {
+                object,
+                pattern,
+                why,
+            });
         }
     }
     let may_see = |name: &str| {
@@ -176,10 +193,12 @@ fn judge(
     };
     let near = match found {
         Some(_) => Vec::new(),
-        None => snapshot.table.near(family, asked, |served| match &served.key.pattern {
-            Pattern::Exact(name) => may_see(name.as_str()),
-            Pattern::Prefix(_) => false,
-        }),
+        None => snapshot
+            .table
+            .near(family, asked, |served| match &served.key.pattern {
+                Pattern::Exact(name) => may_see(name.as_str()),
+                Pattern::Prefix(_) => false,
+            }),
     };
     FamilyAnswer {
         family: family.as_str(),
@@ -204,7 +223,10 @@ fn served(snapshot: &Snapshot, token: &Token, asked: &str, found: &Match<'_>) ->
         object: found.served.owner.to_string(),
         by,
         pattern: pattern.to_owned(),
-        routes: routes.iter().map(|r| route(snapshot, r, found, asked)).collect(),
+        routes: routes
+            .iter()
+            .map(|r| route(snapshot, r, found, asked))
+            .collect(),
         refusal: refusal.map(|refusal| RefusalInfo {
             reason: refusal.reason.to_string(),
             message: refusal.message.to_string(),
@@ -223,7 +245,10 @@ fn route(snapshot: &Snapshot, route: &Route, found: &Match<'_>, asked: &str) -> 
             adds.push(format!("anthropic-version: {}", anthropic::VERSION));
         }
         if upstream.extra_body.is_none() {
-            adds.push(format!("max_tokens: {}", anthropic::OAUTH_DEFAULT_MAX_TOKENS));
+            adds.push(format!(
+                "max_tokens: {}",
+                anthropic::OAUTH_DEFAULT_MAX_TOKENS
+            ));
         }
     }
     let model = match &route.model {
@@ -251,7 +276,9 @@ fn words(pattern: &Pattern) -> (&'static str, &str) {
 fn matches(pattern: &Pattern, asked: &str) -> bool {
     match pattern {
         Pattern::Exact(name) => name.as_str() == asked,
-        Pattern::Prefix(prefix) => asked.strip_prefix(prefix.as_str()).is_some_and(|rest| !rest.is_empty()),
+        Pattern::Prefix(prefix) => asked
+            .strip_prefix(prefix.as_str())
+            .is_some_and(|rest| !rest.is_empty()),
     }
 }
 
@@ -287,7 +314,8 @@ fn shorter_prefixes(
 /// What an object's spec claims in a family, whether or not it got it.
 fn claims(manifest: &Value, family: Family) -> Vec<(String, Pattern)> {
     let text = |pointer: &str| manifest.pointer(pointer).and_then(Value::as_str);
-    let (Some(namespace), Some(name)) = (text("/metadata/namespace"), text("/metadata/name")) else {
+    let (Some(namespace), Some(name)) = (text("/metadata/namespace"), text("/metadata/name"))
+    else {
         return Vec::new();
     };
     let exact = |name: &str| ModelName::parse(name).ok().map(Pattern::Exact);
@@ -307,11 +335,19 @@ fn claims(manifest: &Value, family: Family) -> Vec<(String, Pattern)> {
         }
         let prefix = spec.prefix.as_deref().unwrap_or_default();
         let put_before = if spec.strip_prefix { prefix } else { "" };
-        let ids = spec.models.iter().map(|id| exact(&format!("{put_before}{id}")));
-        let whole = spec
-            .forward_all
-            .then(|| bodhi_proto::names::Prefix::parse(prefix).ok().map(Pattern::Prefix));
-        (ObjectRef::api_model(namespace, name), ids.chain(whole).collect())
+        let ids = spec
+            .models
+            .iter()
+            .map(|id| exact(&format!("{put_before}{id}")));
+        let whole = spec.forward_all.then(|| {
+            bodhi_proto::names::Prefix::parse(prefix)
+                .ok()
+                .map(Pattern::Prefix)
+        });
+        (
+            ObjectRef::api_model(namespace, name),
+            ids.chain(whole).collect(),
+        )
     };
     let object = object.to_string();
     let patterns = patterns.into_iter().flatten();

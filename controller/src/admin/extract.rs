@@ -97,10 +97,16 @@ pub(super) fn object(kind: ObjectKind, namespace: &str, name: &str) -> Result<Ob
             && outer(text.bytes().last())
     };
     if !fits(namespace, 63, false) {
-        return Err(ApiError::invalid("metadata.namespace", "A namespace has 1 to 63 characters of a-z, 0-9 and '-', not at its ends."));
+        return Err(ApiError::invalid(
+            "metadata.namespace",
+            "A namespace has 1 to 63 characters of a-z, 0-9 and '-', not at its ends.",
+        ));
     }
     if !fits(name, 253, true) {
-        return Err(ApiError::invalid("metadata.name", "A name has 1 to 253 characters of a-z, 0-9, '-' and '.', the last two not at its ends."));
+        return Err(ApiError::invalid(
+            "metadata.name",
+            "A name has 1 to 253 characters of a-z, 0-9, '-' and '.', the last two not at its ends.",
+        ));
     }
     Ok(ObjectRef {
         kind,
@@ -118,8 +124,17 @@ mod tests {
         let ok = |namespace, name| object(ObjectKind::Alias, namespace, name).is_ok();
         assert!(ok("bodhi", "a-1.b"));
         for (namespace, name) in [
-            ("", "a"), ("a", ""), ("a/b", "a"), ("a.b", "a"), ("a", ".."), ("a", "../x"),
-            ("a", "a/b"), ("a", "A"), ("a", "-a"), ("a", "a\n"), ("a", "a\0"),
+            ("", "a"),
+            ("a", ""),
+            ("a/b", "a"),
+            ("a.b", "a"),
+            ("a", ".."),
+            ("a", "../x"),
+            ("a", "a/b"),
+            ("a", "A"),
+            ("a", "-a"),
+            ("a", "a\n"),
+            ("a", "a\0"),
         ] {
             assert!(!ok(namespace, name), "{namespace:?} {name:?}");
         }

@@ -32,10 +32,14 @@ impl<'de> Deserialize<'de> for KeyIn {
 impl KeyIn {
     pub(super) fn checked(self) -> Result<Secret, ApiError> {
         let text = self.0.expose();
-        let fits = (1..=KEY_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+        let fits =
+            (1..=KEY_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
         match fits {
             true => Ok(self.0),
-            false => Err(ApiError::invalid("key", format!("A key has 1 to {KEY_MAX} visible ASCII characters without blanks."))),
+            false => Err(ApiError::invalid(
+                "key",
+                format!("A key has 1 to {KEY_MAX} visible ASCII characters without blanks."),
+            )),
         }
     }
 }
@@ -91,7 +95,10 @@ pub(super) async fn set(
         origin: base_url.origin.clone(),
         secret: body.key.checked()?,
     };
-    let change_seq = state.store.set_key(key, caller.actor(), state.now()).await?;
+    let change_seq = state
+        .store
+        .set_key(key, caller.actor(), state.now())
+        .await?;
     Ok(Json(KeySet {
         object: object.to_string(),
         origin: base_url.origin.to_string(),
@@ -119,7 +126,12 @@ pub(super) async fn remove(
     let object = api_model(&namespace, &name)?;
     let manifest = state.object(&object)?;
     let removed = match uid_of(&manifest) {
-        Some(uid) => state.store.remove_key(uid, caller.actor(), state.now()).await?,
+        Some(uid) => {
+            state
+                .store
+                .remove_key(uid, caller.actor(), state.now())
+                .await?
+        }
         None => None,
     };
     Ok(Json(KeyRemoved {

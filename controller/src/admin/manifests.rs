@@ -42,7 +42,9 @@ pub enum WriteError {
         file: String,
     },
     /// The object is none of a file, or there is no folder to write to.
-    #[error("this gateway cannot write that resource: start it with a manifests folder, and define the resource there")]
+    #[error(
+        "this gateway cannot write that resource: start it with a manifests folder, and define the resource there"
+    )]
     ReadOnly,
     /// The folder or a file in it does not do as it should.
     #[error("cannot write {path}: {source}", path = path.display())]
@@ -124,8 +126,15 @@ impl FileWriter {
         };
         for entry in fs::read_dir(folder).map_err(|e| fault(folder, e))? {
             let path = entry.map_err(|e| fault(folder, e))?.path();
-            let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+            let file = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            let extension = path
+                .extension()
+                .and_then(|e| e.to_str())
+                .unwrap_or_default();
             if file == file_name(object) || !["yaml", "yml", "json"].contains(&extension) {
                 continue;
             }
@@ -199,7 +208,9 @@ fn own_part(object: &ObjectRef, manifest: Value) -> Value {
     }
     manifest.insert("metadata".into(), metadata);
     manifest.entry("apiVersion").or_insert(API_VERSION.into());
-    manifest.entry("kind").or_insert(object.kind.as_str().into());
+    manifest
+        .entry("kind")
+        .or_insert(object.kind.as_str().into());
     Value::Object(manifest)
 }
 
@@ -229,7 +240,12 @@ mod tests {
 
     fn writer(folder: &Path) -> FileWriter {
         let rescan: Rescan = Arc::new(|| Box::pin(async {}));
-        FileWriter::new(Some(folder.to_owned()), "bodhi", Arc::new(Validator::new()), rescan)
+        FileWriter::new(
+            Some(folder.to_owned()),
+            "bodhi",
+            Arc::new(Validator::new()),
+            rescan,
+        )
     }
 
     fn manifest(url: &str) -> Value {
@@ -243,7 +259,9 @@ mod tests {
 
     fn files(folder: &Path) -> Vec<String> {
         let names = fs::read_dir(folder).unwrap();
-        let mut names: Vec<_> = names.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> = names
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
         names
     }
@@ -253,12 +271,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (writer, object) = (writer(dir.path()), ObjectRef::api_model("bodhi", "a"));
         let sent = manifest("https://a.example/v1");
-        writer.put(object.clone(), sent.clone(), None).await.unwrap();
+        writer
+            .put(object.clone(), sent.clone(), None)
+            .await
+            .unwrap();
         assert_eq!(files(dir.path()), ["admin-apimodel.bodhi.a.yaml"]);
         let text = fs::read_to_string(dir.path().join("admin-apimodel.bodhi.a.yaml")).unwrap();
         let read = documents(&text).unwrap()[0].to_value();
         assert_eq!(read["spec"], sent["spec"]);
-        assert_eq!(read["metadata"], json!({"name": "a", "namespace": "bodhi", "labels": {"team": "no"}}));
+        assert_eq!(
+            read["metadata"],
+            json!({"name": "a", "namespace": "bodhi", "labels": {"team": "no"}})
+        );
         assert_eq!(read.get("status"), None);
 
         let newer = manifest("https://b.example/v1");
@@ -288,12 +312,20 @@ mod tests {
         let theirs = "kind: Alias\nmetadata: {name: b}\n---\nkind: ApiModel\nmetadata: {name: a}\n";
         fs::write(dir.path().join("mine.yml"), theirs).unwrap();
         let (writer, object) = (writer(dir.path()), ObjectRef::api_model("bodhi", "a"));
-        let put = writer.put(object.clone(), manifest("https://a.example"), None).await;
-        assert_eq!(put.unwrap_err().to_string(), "ApiModel/bodhi/a is defined in mine.yml: change it there");
+        let put = writer
+            .put(object.clone(), manifest("https://a.example"), None)
+            .await;
+        assert_eq!(
+            put.unwrap_err().to_string(),
+            "ApiModel/bodhi/a is defined in mine.yml: change it there"
+        );
         let delete = writer.delete(object, None).await;
         assert!(matches!(delete, Err(WriteError::Elsewhere { .. })));
         assert_eq!(files(dir.path()), ["mine.yml"]);
         let other = ObjectRef::api_model("team", "a");
-        writer.put(other, manifest("https://a.example"), None).await.unwrap();
+        writer
+            .put(other, manifest("https://a.example"), None)
+            .await
+            .unwrap();
     }
 }

@@ -31,13 +31,8 @@ pub(super) async fn list(
 ) -> Result<Json<ResourceList>, ApiError> {
     caller.require(Scope::PowerUser)?;
     let statuses = state.store.statuses().await?;
-    let items = state.resources.list(kind.kind()).into_iter().map(|mut item| {
-        let own = statuses.iter().find(|(object, _)| names(&item, object));
-        if let Some((_, status)) = own {
-            item["status"] = status.clone();
-        }
-        item
-    });
+    let items = state.resources.list(kind.kind());
+    let items = items.into_iter().map(|item| dressed(item, &statuses));
     Ok(Json(ResourceList {
         items: items.collect(),
     }))
@@ -62,12 +57,26 @@ pub(super) async fn read(
 }
 
 async fn with_status(state: &AdminState, object: &ObjectRef) -> Result<Value, ApiError> {
-    let mut item = state.object(object)?;
+    let item = state.object(object)?;
     let statuses = state.store.statuses().await?;
-    if let Some((_, status)) = statuses.into_iter().find(|(o, _)| o == object) {
-        item["status"] = status;
+    Ok(dressed(item, &statuses))
+}
+
+/// The object with its kept status, unless it brings a newer one along.
+fn dressed(mut item: Value, statuses: &[(ObjectRef, Value)]) -> Value {
+    let own = statuses.iter().find(|(object, _)| names(&item, object));
+    if let (Some((_, status)), None) = (own, item.get("status")) {
+        item["status"] = status.clone();
     }
-    Ok(item)
+    item
+}
+
+/// What was just written, as the index has it; as it was sent while the index is behind.
+async fn written(state: &AdminState, object: &ObjectRef, sent: Value) -> Result<Value, ApiError> {
+    match state.resources.get(object) {
+        Some(_) => with_status(state, object).await,
+        None => Ok(sent),
+    }
 }
 
 /// Creates a resource (scope power_user). All faults of a manifest are listed at once.
@@ -80,16 +89,31 @@ pub(super) async fn create(
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
     caller.require(Scope::PowerUser)?;
     let name = |field: &str| manifest["metadata"][field].as_str();
-    let missing = |field| ApiError::invalid(format!("metadata.{field}"), format!("metadata.{field} is needed."));
+    let missing = |field| {
+        ApiError::invalid(
+            format!("metadata.{field}"),
+            format!("metadata.{field} is needed."),
+        )
+    };
     let namespace = name("namespace").ok_or_else(|| missing("namespace"))?;
-    let object = object(kind.kind(), namespace, name("name").ok_or_else(|| missing("name"))?)?;
+    let object = object(
+        kind.kind(),
+        namespace,
+        name("name").ok_or_else(|| missing("name"))?,
+    )?;
     check_envelope(&manifest, &object)?;
     if state.resources.get(&object).is_some() {
         return Err(WriteError::Exists(object).into());
     }
-    state.writer.put(object.clone(), manifest, None).await?;
+    state
+        .writer
+        .put(object.clone(), manifest.clone(), None)
+        .await?;
     record(&state, &caller, AuditAction::ResourceCreate, &object).await?;
-    Ok((StatusCode::CREATED, Json(with_status(&state, &object).await?)))
+    Ok((
+        StatusCode::CREATED,
+        Json(written(&state, &object, manifest).await?),
+    ))
 }
 
 /// Creates or replaces a resource (scope power_user).
@@ -108,9 +132,12 @@ pub(super) async fn replace(
         Some(_) => AuditAction::ResourceUpdate,
         None => AuditAction::ResourceCreate,
     };
-    state.writer.put(object.clone(), manifest, old).await?;
+    state
+        .writer
+        .put(object.clone(), manifest.clone(), old)
+        .await?;
     record(&state, &caller, action, &object).await?;
-    with_status(&state, &object).await.map(Json)
+    written(&state, &object, manifest).await.map(Json)
 }
 
 /// A deleted resource.
@@ -140,12 +167,19 @@ pub(super) async fn delete(
 /// What the body says of itself must be what the path says.
 fn check_envelope(manifest: &Value, object: &ObjectRef) -> Result<(), ApiError> {
     if !manifest.is_object() {
-        return Err(ApiError::invalid("", "The body is a resource: apiVersion, kind, metadata, spec."));
+        return Err(ApiError::invalid(
+            "",
+            "The body is a resource: apiVersion, kind, metadata, spec.",
+        ));
     }
     for (field, pointer, expected) in [
         ("apiVersion", "/apiVersion", crate::api::API_VERSION),
         ("kind", "/kind", object.kind.as_str()),
-        ("metadata.namespace", "/metadata/namespace", &*object.namespace),
+        (
+            "metadata.namespace",
+            "/metadata/namespace",
+            &*object.namespace,
+        ),
         ("metadata.name", "/metadata/name", &*object.name),
     ] {
         match manifest.pointer(pointer) {
@@ -170,5 +204,8 @@ async fn record(
         action,
         object: object.to_string(),
     };
-    Ok(state.store.append_audit(event, caller.actor(), state.now()).await?)
+    Ok(state
+        .store
+        .append_audit(event, caller.actor(), state.now())
+        .await?)
 }

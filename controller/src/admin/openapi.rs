@@ -36,7 +36,9 @@ pub(super) fn describe() -> OpenApiRouter<AdminState> {
     components.add_security_scheme(TOKEN, SecurityScheme::Http(bearer));
     for (method, path, summary) in INFERENCE {
         let operation = inference(method, path, summary);
-        document.paths.add_path_operation(*path, vec![method.clone()], operation);
+        document
+            .paths
+            .add_path_operation(*path, vec![method.clone()], operation);
     }
     OpenApiRouter::with_openapi(document)
         .routes(routes!(tokens::whoami))
@@ -54,7 +56,9 @@ pub(super) fn describe() -> OpenApiRouter<AdminState> {
 
 /// `/openapi.json`, and the page that tries it out with a typed token.
 pub(super) fn documents(document: utoipa::openapi::OpenApi) -> Router {
-    let config = Config::default().try_it_out_enabled(true).validator_url("none");
+    let config = Config::default()
+        .try_it_out_enabled(true)
+        .validator_url("none");
     SwaggerUi::new("/swagger-ui")
         .url("/openapi.json", document)
         .config(config)
@@ -72,7 +76,11 @@ fn inference(method: &HttpMethod, path: &str, summary: &str) -> Operation {
         .tag("inference")
         .response("default", answer)
         .security(SecurityRequirement::new(TOKEN, no_scopes));
-    for parameter in path.split('{').skip(1).filter_map(|rest| rest.split('}').next()) {
+    for parameter in path
+        .split('{')
+        .skip(1)
+        .filter_map(|rest| rest.split('}').next())
+    {
         let parameter = ParameterBuilder::new()
             .name(parameter)
             .parameter_in(ParameterIn::Path)
@@ -89,23 +97,75 @@ fn inference(method: &HttpMethod, path: &str, summary: &str) -> Operation {
 
 /// The inference paths of the data plane.
 const INFERENCE: &[(HttpMethod, &str, &str)] = &[
-    (HttpMethod::Get, "/v1/models", "Models that the token may call"),
+    (
+        HttpMethod::Get,
+        "/v1/models",
+        "Models that the token may call",
+    ),
     (HttpMethod::Get, "/v1/models/{id}", "One of them"),
-    (HttpMethod::Post, "/v1/chat/completions", "OpenAI chat completions"),
+    (
+        HttpMethod::Post,
+        "/v1/chat/completions",
+        "OpenAI chat completions",
+    ),
     (HttpMethod::Post, "/v1/completions", "OpenAI completions"),
     (HttpMethod::Post, "/v1/embeddings", "OpenAI embeddings"),
-    (HttpMethod::Post, "/v1/responses", "OpenAI Responses: create"),
-    (HttpMethod::Get, "/v1/responses/{id}", "OpenAI Responses: read"),
-    (HttpMethod::Delete, "/v1/responses/{id}", "OpenAI Responses: delete"),
-    (HttpMethod::Get, "/v1/responses/{id}/input_items", "OpenAI Responses: input items"),
-    (HttpMethod::Post, "/v1/responses/{id}/cancel", "OpenAI Responses: cancel"),
+    (
+        HttpMethod::Post,
+        "/v1/responses",
+        "OpenAI Responses: create",
+    ),
+    (
+        HttpMethod::Get,
+        "/v1/responses/{id}",
+        "OpenAI Responses: read",
+    ),
+    (
+        HttpMethod::Delete,
+        "/v1/responses/{id}",
+        "OpenAI Responses: delete",
+    ),
+    (
+        HttpMethod::Get,
+        "/v1/responses/{id}/input_items",
+        "OpenAI Responses: input items",
+    ),
+    (
+        HttpMethod::Post,
+        "/v1/responses/{id}/cancel",
+        "OpenAI Responses: cancel",
+    ),
     (HttpMethod::Post, "/v1/messages", "Anthropic messages"),
-    (HttpMethod::Post, "/v1/messages/count_tokens", "Anthropic token count"),
-    (HttpMethod::Post, "/anthropic/v1/messages", "Anthropic messages"),
-    (HttpMethod::Post, "/anthropic/v1/messages/count_tokens", "Anthropic token count"),
-    (HttpMethod::Get, "/anthropic/v1/models", "Models in Anthropic's shape"),
+    (
+        HttpMethod::Post,
+        "/v1/messages/count_tokens",
+        "Anthropic token count",
+    ),
+    (
+        HttpMethod::Post,
+        "/anthropic/v1/messages",
+        "Anthropic messages",
+    ),
+    (
+        HttpMethod::Post,
+        "/anthropic/v1/messages/count_tokens",
+        "Anthropic token count",
+    ),
+    (
+        HttpMethod::Get,
+        "/anthropic/v1/models",
+        "Models in Anthropic's shape",
+    ),
     (HttpMethod::Get, "/anthropic/v1/models/{id}", "One of them"),
-    (HttpMethod::Post, "/v1beta/models/{model}:{action}", "Gemini: generateContent, streamGenerateContent, embedContent, …"),
-    (HttpMethod::Get, "/v1beta/models", "Models in Gemini's shape"),
+    (
+        HttpMethod::Post,
+        "/v1beta/models/{model}:{action}",
+        "Gemini: generateContent, streamGenerateContent, embedContent, …",
+    ),
+    (
+        HttpMethod::Get,
+        "/v1beta/models",
+        "Models in Gemini's shape",
+    ),
     (HttpMethod::Get, "/v1beta/models/{id}", "One of them"),
 ];

@@ -33,9 +33,7 @@ pub(super) async fn status(
 ) -> Result<Json<Status>, ApiError> {
     caller.require(Scope::PowerUser)?;
     let statuses = state.store.statuses().await?;
-    let object = |(object, status): (bodhi_proto::names::ObjectRef, Value)| {
-        json!({"object": object.to_string(), "conditions": status["conditions"]})
-    };
+    let object = |(object, status): (bodhi_proto::names::ObjectRef, Value)| json!({"object": object.to_string(), "conditions": status["conditions"]});
     Ok(Json(Status {
         data_planes: state.health.data_planes(),
         problems: state.health.problems(),

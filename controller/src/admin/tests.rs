@@ -35,7 +35,10 @@ impl Shelf {
 impl Resources for Shelf {
     fn list(&self, kind: ObjectKind) -> Vec<Value> {
         let all = self.0.lock().unwrap();
-        all.iter().filter(|o| o["kind"] == kind.as_str()).cloned().collect()
+        all.iter()
+            .filter(|o| o["kind"] == kind.as_str())
+            .cloned()
+            .collect()
     }
 
     fn get(&self, object: &ObjectRef) -> Option<Value> {
@@ -47,7 +50,8 @@ impl Resources for Shelf {
 impl ResourceWriter for Shelf {
     fn put(&self, object: ObjectRef, mut manifest: Value, _: Option<Value>) -> Written<'_> {
         manifest["kind"] = object.kind.as_str().into();
-        manifest["metadata"] = json!({"name": &*object.name, "namespace": &*object.namespace, "uid": "uid-1"});
+        manifest["metadata"] =
+            json!({"name": &*object.name, "namespace": &*object.namespace, "uid": "uid-1"});
         let mut all = self.0.lock().unwrap();
         match Self::find(&all, &object) {
             Some(at) => all[at] = manifest,
@@ -101,8 +105,10 @@ struct Gateway {
 impl Gateway {
     fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let ring = KeyRing::read_or_create(&dir.path().join("master.key"), &Zeroizing::new([7; 32]));
-        let store = SqliteStore::open(&dir.path().join("store.db"), Arc::new(ring.unwrap())).unwrap();
+        let ring =
+            KeyRing::read_or_create(&dir.path().join("master.key"), &Zeroizing::new([7; 32]));
+        let store =
+            SqliteStore::open(&dir.path().join("store.db"), Arc::new(ring.unwrap())).unwrap();
         let (store, shelf): (Arc<dyn Store>, _) = (Arc::new(store), Arc::new(Shelf::default()));
         let state = AdminState {
             store: Arc::clone(&store),
@@ -114,13 +120,20 @@ impl Gateway {
             egress: Arc::new(|_| EgressScope::Standalone),
             clock: Arc::new(|| NOW),
         };
-        Self { router: router(state), store, _dir: dir }
+        Self {
+            router: router(state),
+            store,
+            _dir: dir,
+        }
     }
 
     /// A token whose id and text follow from `n`.
     async fn token(&self, n: u8, owner: &str, scope: Scope) -> Secret {
         let (text, new) = mint(&Zeroizing::new([n; 44]), "test", owner, scope);
-        self.store.create_token(new, Actor::program("test"), NOW).await.unwrap();
+        self.store
+            .create_token(new, Actor::program("test"), NOW)
+            .await
+            .unwrap();
         text
     }
 
@@ -128,7 +141,11 @@ impl Gateway {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (head, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
-        (head.status, head.headers, String::from_utf8(body.to_vec()).unwrap())
+        (
+            head.status,
+            head.headers,
+            String::from_utf8(body.to_vec()).unwrap(),
+        )
     }
 
     async fn call(&self, token: &Secret, method: &str, path: &str, body: Value) -> (u16, Value) {
@@ -146,7 +163,10 @@ impl Gateway {
 }
 
 fn code(answer: &(u16, Value)) -> (u16, &str) {
-    (answer.0, answer.1["error"]["code"].as_str().unwrap_or_default())
+    (
+        answer.0,
+        answer.1["error"]["code"].as_str().unwrap_or_default(),
+    )
 }
 
 fn api_model(url: &str) -> Value {
@@ -173,11 +193,17 @@ async fn who_has_no_valid_token_is_told_which_way() {
         (None, "missing_credentials"),
         (Some("Basic x".to_owned()), "missing_credentials"),
         (Some("Bearer sk-canary".to_owned()), "invalid_token"),
-        (Some(format!("Bearer {}", unknown.expose())), "invalid_token"),
+        (
+            Some(format!("Bearer {}", unknown.expose())),
+            "invalid_token",
+        ),
     ] {
         let (status, headers, text) = get(header).await;
         assert_eq!(status, StatusCode::UNAUTHORIZED);
-        assert!(text.contains(code) && text.contains("authentication_error"), "{text}");
+        assert!(
+            text.contains(code) && text.contains("authentication_error"),
+            "{text}"
+        );
         assert!(!text.contains("canary"));
         assert!(headers.contains_key("www-authenticate"));
         assert!(!headers.contains_key("access-control-allow-origin"));
@@ -190,11 +216,17 @@ async fn a_token_is_shown_once_and_serves_until_it_is_revoked() {
     let admin = gateway.token(1, "ada", Scope::Admin).await;
     let body = json!({"name": "ci", "owner": "bob", "expiresIn": 60, "models": ["gpt-*"], "outputCaps": [{"model": "m", "limit": 5}], "requestsPerMinute": 3});
     let (status, minted) = gateway.call(&admin, "POST", "/tokens", body).await;
-    assert_eq!((status, &minted["owner"], &minted["scope"]), (201, &json!("bob"), &json!("user")));
+    assert_eq!(
+        (status, &minted["owner"], &minted["scope"]),
+        (201, &json!("bob"), &json!("user"))
+    );
     assert_eq!(minted["expires"], NOW + 60);
     let text = Secret::new(minted["token"].as_str().unwrap());
     let (_, who) = gateway.call(&text, "GET", "/whoami", Value::Null).await;
-    assert_eq!((&who["owner"], &who["models"]), (&json!("bob"), &json!(["gpt-*"])));
+    assert_eq!(
+        (&who["owner"], &who["models"]),
+        (&json!("bob"), &json!(["gpt-*"]))
+    );
 
     let (_, list) = gateway.call(&admin, "GET", "/tokens", Value::Null).await;
     assert_eq!(list["data"].as_array().unwrap().len(), 2);
@@ -203,7 +235,10 @@ async fn a_token_is_shown_once_and_serves_until_it_is_revoked() {
 
     let path = format!("/tokens/{}", minted["id"].as_str().unwrap());
     let (status, revoked) = gateway.call(&admin, "DELETE", &path, Value::Null).await;
-    assert_eq!((status, &revoked["dataPlanes"]["applied"]), (200, &json!(["dp-3"])));
+    assert_eq!(
+        (status, &revoked["dataPlanes"]["applied"]),
+        (200, &json!(["dp-3"]))
+    );
     let refused = gateway.call(&text, "GET", "/whoami", Value::Null).await;
     assert_eq!(code(&refused), (401, "invalid_token"));
 }
@@ -213,7 +248,11 @@ async fn an_expired_token_is_told_so() {
     let gateway = Gateway::start();
     let (text, mut new) = mint(&Zeroizing::new([3; 44]), "old", "ada", Scope::Admin);
     new.token.expires = Some(NOW);
-    gateway.store.create_token(new, Actor::program("test"), 1).await.unwrap();
+    gateway
+        .store
+        .create_token(new, Actor::program("test"), 1)
+        .await
+        .unwrap();
     let refused = gateway.call(&text, "GET", "/whoami", Value::Null).await;
     assert_eq!(code(&refused), (401, "expired_token"));
 }
@@ -245,11 +284,17 @@ async fn scopes_are_kept_apart() {
             _ => json!({}),
         };
         let by_user = gateway.call(&user, method, path, body.clone()).await;
-        assert_eq!(code(&by_user), (403, "insufficient_scope"), "{method} {path}");
+        assert_eq!(
+            code(&by_user),
+            (403, "insufficient_scope"),
+            "{method} {path}"
+        );
         let by_power = gateway.call(&power, method, path, body).await;
         assert_eq!(by_power.0 == 403, needs_admin, "{method} {path}");
     }
-    let hidden = gateway.call(&user, "DELETE", &others_token, Value::Null).await;
+    let hidden = gateway
+        .call(&user, "DELETE", &others_token, Value::Null)
+        .await;
     assert_eq!(code(&hidden), (404, "token_not_found"));
     let (_, own) = gateway.call(&user, "GET", "/tokens", Value::Null).await;
     assert_eq!(own["data"].as_array().unwrap().len(), 1);
@@ -260,25 +305,53 @@ async fn resources_are_created_read_replaced_and_deleted_on_record() {
     let gateway = Gateway::start();
     let admin = gateway.token(1, "ada", Scope::Admin).await;
     let manifest = api_model("https://a.example/v1");
-    let (status, created) = gateway.call(&admin, "POST", "/apimodels", manifest.clone()).await;
+    let (status, created) = gateway
+        .call(&admin, "POST", "/apimodels", manifest.clone())
+        .await;
     assert_eq!((status, &created["spec"]), (201, &manifest["spec"]));
-    let again = gateway.call(&admin, "POST", "/apimodels", manifest.clone()).await;
+    let again = gateway
+        .call(&admin, "POST", "/apimodels", manifest.clone())
+        .await;
     assert_eq!(code(&again), (409, "already_exists"));
-    let misnamed = gateway.call(&admin, "PUT", "/apimodels/bodhi/b", manifest.clone()).await;
+    let misnamed = gateway
+        .call(&admin, "PUT", "/apimodels/bodhi/b", manifest.clone())
+        .await;
     assert_eq!(code(&misnamed), (400, "invalid_field"));
-    let (status, _) = gateway.call(&admin, "PUT", "/apimodels/bodhi/a", manifest).await;
+    let (status, _) = gateway
+        .call(&admin, "PUT", "/apimodels/bodhi/a", manifest)
+        .await;
     assert_eq!(status, 200);
     let (_, list) = gateway.call(&admin, "GET", "/apimodels", Value::Null).await;
     assert_eq!(list["items"].as_array().unwrap().len(), 1);
-    let (_, deleted) = gateway.call(&admin, "DELETE", "/apimodels/bodhi/a", Value::Null).await;
+    let (_, deleted) = gateway
+        .call(&admin, "DELETE", "/apimodels/bodhi/a", Value::Null)
+        .await;
     assert_eq!(deleted["deleted"], "ApiModel/bodhi/a");
-    let gone = gateway.call(&admin, "GET", "/apimodels/bodhi/a", Value::Null).await;
+    let gone = gateway
+        .call(&admin, "GET", "/apimodels/bodhi/a", Value::Null)
+        .await;
     assert_eq!(code(&gone), (404, "object_not_found"));
 
     let (_, trail) = gateway.call(&admin, "GET", "/audit", Value::Null).await;
-    let actions: Vec<_> = trail["data"].as_array().unwrap().iter().map(|r| r["action"].as_str().unwrap()).collect();
-    assert_eq!(actions, ["resource.delete", "resource.update", "resource.create", "token.create"]);
-    assert_eq!((&trail["chain"], &trail["data"][0]["owner"]), (&json!("intact"), &json!("ada")));
+    let actions: Vec<_> = trail["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| r["action"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        actions,
+        [
+            "resource.delete",
+            "resource.update",
+            "resource.create",
+            "token.create"
+        ]
+    );
+    assert_eq!(
+        (&trail["chain"], &trail["data"][0]["owner"]),
+        (&json!("intact"), &json!("ada"))
+    );
 }
 
 #[tokio::test]
@@ -288,28 +361,65 @@ async fn a_stored_key_goes_to_its_own_origin_and_nowhere_else() {
     let own = Provider::start(|_| Reply::json(200, json!({"data": [{"id": "m1"}]}))).await;
     let elsewhere = Provider::start(|_| Reply::json(200, json!({"data": []}))).await;
     let url = |provider: &Provider| format!("http://127.0.0.1:{}/v1", provider.port());
-    gateway.call(&admin, "POST", "/apimodels", api_model(&url(&own))).await;
+    gateway
+        .call(&admin, "POST", "/apimodels", api_model(&url(&own)))
+        .await;
 
     let fetch = "/apimodels/bodhi/a/fetch-models";
     let missing = gateway.call(&admin, "POST", fetch, json!({})).await;
-    assert_eq!((missing.0, &missing.1["error"]["param"]), (400, &json!("key")));
-    let (_, set) = gateway.call(&admin, "PUT", "/keys/bodhi/a", json!({"key": "sk-canary"})).await;
+    assert_eq!(
+        (missing.0, &missing.1["error"]["param"]),
+        (400, &json!("key"))
+    );
+    let (_, set) = gateway
+        .call(&admin, "PUT", "/keys/bodhi/a", json!({"key": "sk-canary"}))
+        .await;
     assert_eq!(set["origin"], format!("http://127.0.0.1:{}", own.port()));
     let (_, found) = gateway.call(&admin, "POST", fetch, json!({})).await;
-    assert_eq!((&found["ok"], &found["models"]), (&json!(true), &json!(["m1"])));
+    assert_eq!(
+        (&found["ok"], &found["models"]),
+        (&json!(true), &json!(["m1"]))
+    );
     assert_eq!(own.asked()[0].headers["authorization"], "Bearer sk-canary");
 
     let form = api_model(&url(&elsewhere))["spec"].clone();
-    let refused = gateway.call(&admin, "POST", fetch, json!({"spec": form})).await;
-    assert_eq!((refused.0, &refused.1["error"]["param"]), (400, &json!("key")));
+    let refused = gateway
+        .call(&admin, "POST", fetch, json!({"spec": form}))
+        .await;
+    assert_eq!(
+        (refused.0, &refused.1["error"]["param"]),
+        (400, &json!("key"))
+    );
     assert!(elsewhere.asked().is_empty());
-    let (_, typed) = gateway.call(&admin, "POST", fetch, json!({"spec": form, "key": "sk-other"})).await;
+    let (_, typed) = gateway
+        .call(
+            &admin,
+            "POST",
+            fetch,
+            json!({"spec": form, "key": "sk-other"}),
+        )
+        .await;
     assert_eq!(typed["ok"], true);
-    assert_eq!(elsewhere.asked()[0].headers["authorization"], "Bearer sk-other");
+    assert_eq!(
+        elsewhere.asked()[0].headers["authorization"],
+        "Bearer sk-other"
+    );
 
-    let (_, tested) = gateway.call(&admin, "POST", "/apimodels/bodhi/a/test", json!({"model": "m9"})).await;
-    assert_eq!((&tested["ok"], &tested["model"]), (&json!(true), &json!("m9")));
-    let (_, removed) = gateway.call(&admin, "DELETE", "/keys/bodhi/a", Value::Null).await;
+    let (_, tested) = gateway
+        .call(
+            &admin,
+            "POST",
+            "/apimodels/bodhi/a/test",
+            json!({"model": "m9"}),
+        )
+        .await;
+    assert_eq!(
+        (&tested["ok"], &tested["model"]),
+        (&json!(true), &json!("m9"))
+    );
+    let (_, removed) = gateway
+        .call(&admin, "DELETE", "/keys/bodhi/a", Value::Null)
+        .await;
     assert_eq!(removed["removed"], true);
 }
 
@@ -317,7 +427,14 @@ async fn a_stored_key_goes_to_its_own_origin_and_nowhere_else() {
 async fn no_fault_repeats_a_value() {
     let gateway = Gateway::start();
     let admin = gateway.token(1, "ada", Scope::Admin).await;
-    gateway.call(&admin, "POST", "/apimodels", api_model("https://a.example/v1")).await;
+    gateway
+        .call(
+            &admin,
+            "POST",
+            "/apimodels",
+            api_model("https://a.example/v1"),
+        )
+        .await;
     for (path, body) in [
         ("/keys/bodhi/a", json!({"key": ["sk-canary"]})),
         ("/keys/bodhi/a", json!({"key": "sk canary\u{0}"})),
@@ -329,19 +446,33 @@ async fn no_fault_repeats_a_value() {
         assert!(!answer.to_string().contains("canary"), "{answer}");
     }
     let form = json!({"spec": {"format": "sk-canary"}});
-    let (status, answer) = gateway.call(&admin, "POST", "/apimodels/bodhi/a/test", form).await;
-    assert!(status == 400 && !answer.to_string().contains("canary"), "{answer}");
+    let (status, answer) = gateway
+        .call(&admin, "POST", "/apimodels/bodhi/a/test", form)
+        .await;
+    assert!(
+        status == 400 && !answer.to_string().contains("canary"),
+        "{answer}"
+    );
 }
 
 #[tokio::test]
 async fn explain_answers_for_the_callers_token() {
     let gateway = Gateway::start();
     let user = gateway.token(1, "u", Scope::User).await;
-    let (status, answer) = gateway.call(&user, "GET", "/explain?model=gpt&surface=chat", Value::Null).await;
+    let (status, answer) = gateway
+        .call(&user, "GET", "/explain?model=gpt&surface=chat", Value::Null)
+        .await;
     assert_eq!(status, 200);
     assert_eq!(answer["families"][0]["servedBy"], Value::Null);
-    assert!(answer["text"].as_str().unwrap().contains("no object serves it"));
-    let others = gateway.call(&user, "GET", "/explain?model=gpt&token=other", Value::Null).await;
+    assert!(
+        answer["text"]
+            .as_str()
+            .unwrap()
+            .contains("no object serves it")
+    );
+    let others = gateway
+        .call(&user, "GET", "/explain?model=gpt&token=other", Value::Null)
+        .await;
     assert_eq!(code(&others), (404, "token_not_found"));
 }
 
@@ -352,13 +483,33 @@ async fn paths_methods_and_sizes_fail_in_the_envelope() {
     let long = json!({"name": "x".repeat(BODY_MAX)});
     for (method, path, body, expected) in [
         ("GET", "/nothing", Value::Null, (404, "unknown_path")),
-        ("GET", "/apimodels/bodhi/a/b/c", Value::Null, (404, "unknown_path")),
-        ("GET", "/apimodels/bodhi/..%2fa", Value::Null, (400, "invalid_field")),
+        (
+            "GET",
+            "/apimodels/bodhi/a/b/c",
+            Value::Null,
+            (404, "unknown_path"),
+        ),
+        (
+            "GET",
+            "/apimodels/bodhi/..%2fa",
+            Value::Null,
+            (400, "invalid_field"),
+        ),
         ("PATCH", "/tokens", Value::Null, (405, "method_not_allowed")),
         ("POST", "/tokens", json!("x"), (400, "invalid_json")),
-        ("POST", "/tokens", json!({"nam": "x"}), (400, "invalid_field")),
+        (
+            "POST",
+            "/tokens",
+            json!({"nam": "x"}),
+            (400, "invalid_field"),
+        ),
         ("POST", "/tokens", long, (413, "body_too_large")),
-        ("GET", "/tokens?limit=x", Value::Null, (400, "invalid_field")),
+        (
+            "GET",
+            "/tokens?limit=x",
+            Value::Null,
+            (400, "invalid_field"),
+        ),
     ] {
         let answer = gateway.call(&admin, method, path, body).await;
         assert_eq!(code(&answer), expected, "{method} {path}");
@@ -373,13 +524,25 @@ async fn the_document_names_every_path_and_the_page_answers() {
     assert_eq!(status, StatusCode::OK);
     let document: Value = serde_json::from_str(&text).unwrap();
     for path in [
-        "/bodhi/v1/tokens", "/bodhi/v1/{kind}/{namespace}/{name}", "/bodhi/v1/keys/{namespace}/{name}",
-        "/bodhi/v1/apimodels/{namespace}/{name}/fetch-models", "/bodhi/v1/explain", "/bodhi/v1/audit",
-        "/v1/chat/completions", "/anthropic/v1/messages", "/v1beta/models/{model}:{action}",
+        "/bodhi/v1/tokens",
+        "/bodhi/v1/{kind}/{namespace}/{name}",
+        "/bodhi/v1/keys/{namespace}/{name}",
+        "/bodhi/v1/apimodels/{namespace}/{name}/fetch-models",
+        "/bodhi/v1/explain",
+        "/bodhi/v1/audit",
+        "/v1/chat/completions",
+        "/anthropic/v1/messages",
+        "/v1beta/models/{model}:{action}",
     ] {
         assert!(document["paths"].get(path).is_some(), "{path}");
     }
-    assert_eq!(document["components"]["securitySchemes"]["token"]["scheme"], "bearer");
+    assert_eq!(
+        document["components"]["securitySchemes"]["token"]["scheme"],
+        "bearer"
+    );
     let (status, _, page) = get("/swagger-ui/").await;
-    assert!(status == StatusCode::OK && page.contains("swagger-ui"), "{status}");
+    assert!(
+        status == StatusCode::OK && page.contains("swagger-ui"),
+        "{status}"
+    );
 }

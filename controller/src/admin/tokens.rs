@@ -29,7 +29,12 @@ pub(super) const PAGE_MAX: u32 = 1000;
 
 /// A new token without restrictions, and its text. `random` must come from the operating
 /// system's generator: the first 32 bytes are the token's, the last 12 its id's.
-pub fn mint(random: &Zeroizing<[u8; 44]>, name: &str, owner: &str, scope: Scope) -> (Secret, NewToken) {
+pub fn mint(
+    random: &Zeroizing<[u8; 44]>,
+    name: &str,
+    owner: &str,
+    scope: Scope,
+) -> (Secret, NewToken) {
     let mut own = Zeroizing::new([0; 32]);
     own.copy_from_slice(&random[..32]);
     let text = token::generate(&own);
@@ -217,7 +222,8 @@ fn checked(
     let text_fits = |field: &str, text: &str, max: usize| {
         let fits = (1..=max).contains(&text.len()) && !text.chars().any(char::is_control);
         let message = format!("'{field}' needs 1 to {max} bytes without control characters.");
-        fits.then_some(()).ok_or_else(|| ApiError::invalid(field, message))
+        fits.then_some(())
+            .ok_or_else(|| ApiError::invalid(field, message))
     };
     text_fits("name", &body.name, NAME_MAX)?;
     let owner = match body.owner {
@@ -228,7 +234,8 @@ fn checked(
     let scope = body.scope.as_deref().unwrap_or("user");
     let scope = Scope::parse(scope)
         .ok_or_else(|| ApiError::invalid("scope", "'scope' is user, power_user or admin."))?;
-    if body.models.as_ref().is_some_and(|m| m.len() > LIST_MAX) || body.output_caps.len() > LIST_MAX {
+    if body.models.as_ref().is_some_and(|m| m.len() > LIST_MAX) || body.output_caps.len() > LIST_MAX
+    {
         let message = format!("'models' and 'outputCaps' have at most {LIST_MAX} entries.");
         return Err(ApiError::invalid("models", message));
     }
@@ -238,12 +245,19 @@ fn checked(
     let cap = |cap: Cap| {
         let model = ModelName::parse(&cap.model)
             .map_err(|e| ApiError::invalid("outputCaps", format!("A model's name {e}.")))?;
-        Ok::<_, ApiError>(ModelCap { model, limit: cap.limit })
+        Ok::<_, ApiError>(ModelCap {
+            model,
+            limit: cap.limit,
+        })
     };
     let (text, mut new) = mint(random, &body.name, &owner, scope);
     new.token.expires = body.expires_in.map(|s| now + i64::from(s.get()));
     new.token.models = body.models.map(Globs::new);
-    new.token.output_caps = body.output_caps.into_iter().map(cap).collect::<Result<_, _>>()?;
+    new.token.output_caps = body
+        .output_caps
+        .into_iter()
+        .map(cap)
+        .collect::<Result<_, _>>()?;
     new.token.limits = TokenLimits {
         requests_per_minute: body.requests_per_minute,
         tokens_per_minute: body.tokens_per_minute,
@@ -289,7 +303,11 @@ pub(super) async fn list(
     };
     let limit = params.limit.unwrap_or(PAGE_DEFAULT).clamp(1, PAGE_MAX);
     let after = params.after.as_deref().map(token_id).transpose()?;
-    let query = TokenQuery { owner, after, limit };
+    let query = TokenQuery {
+        owner,
+        after,
+        limit,
+    };
     let page = state.store.tokens(query).await?;
     let full = page.len() == limit as usize;
     let last = page.last().map(|r| r.token.id.to_string());
@@ -338,7 +356,10 @@ pub(super) async fn revoke(
     let id = token_id(&id)?;
     visible(&state, &caller, &id).await?;
     let now = state.now();
-    let revoked = state.store.revoke_token(id.clone(), caller.actor(), now).await?;
+    let revoked = state
+        .store
+        .revoke_token(id.clone(), caller.actor(), now)
+        .await?;
     let revoked = revoked.ok_or_else(|| ApiError::no_token(id.as_str()))?;
     Ok(Json(RevokedToken {
         id: id.to_string(),

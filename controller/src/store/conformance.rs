@@ -116,7 +116,10 @@ async fn tokens_come_back_as_they_went_in(store: &dyn Store) {
     );
     let by_id = store.token(TokenId::parse("t1").unwrap()).await.unwrap();
     assert_eq!(by_id.map(|r| r.name), Some("token 1".into()));
-    assert_eq!(store.token(TokenId::parse("t2").unwrap()).await.unwrap(), None);
+    assert_eq!(
+        store.token(TokenId::parse("t2").unwrap()).await.unwrap(),
+        None
+    );
     assert_eq!(store.find_token(TokenHash::of(b"?")).await.unwrap(), None);
 }
 

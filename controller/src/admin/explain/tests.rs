@@ -44,15 +44,26 @@ fn to(object: &ObjectRef, model: RouteModel) -> Serving {
 }
 
 fn snapshot() -> Snapshot {
-    let (a, b) = (ObjectRef::api_model("bodhi", "a"), ObjectRef::api_model("bodhi", "b"));
+    let (a, b) = (
+        ObjectRef::api_model("bodhi", "a"),
+        ObjectRef::api_model("bodhi", "b"),
+    );
     let refused = Serving::Refused(Refusal {
         reason: "SecretNotFound".into(),
         message: "no Secret 'x'".into(),
         unsupported: false,
     });
     let table = Table::build([
-        name("general/exact/p/fast", ObjectRef::alias("bodhi", "fast"), to(&a, RouteModel::Named("gpt".into()))),
-        name("general/prefix/p/", a.clone(), to(&a, RouteModel::Remainder)),
+        name(
+            "general/exact/p/fast",
+            ObjectRef::alias("bodhi", "fast"),
+            to(&a, RouteModel::Named("gpt".into())),
+        ),
+        name(
+            "general/prefix/p/",
+            a.clone(),
+            to(&a, RouteModel::Remainder),
+        ),
         name("general/prefix/p/q/", b.clone(), refused),
     ]);
     Snapshot {
@@ -61,8 +72,20 @@ fn snapshot() -> Snapshot {
     }
 }
 
-fn ask(asked: &str, models: Option<&[&str]>, objects: &[Value], statuses: &[(ObjectRef, Value)]) -> FamilyAnswer {
-    judge(&snapshot(), &token(models), asked, Family::General, objects, statuses)
+fn ask(
+    asked: &str,
+    models: Option<&[&str]>,
+    objects: &[Value],
+    statuses: &[(ObjectRef, Value)],
+) -> FamilyAnswer {
+    judge(
+        &snapshot(),
+        &token(models),
+        asked,
+        Family::General,
+        objects,
+        statuses,
+    )
 }
 
 #[test]
@@ -70,7 +93,10 @@ fn the_exact_name_wins_and_the_prefix_says_why_not() {
     let answer = ask("p/fast", None, &[], &[]);
     let served = answer.served_by.unwrap();
     assert_eq!((&*served.object, served.by), ("Alias/bodhi/fast", "exact"));
-    assert_eq!((&*served.routes[0].upstream, &*served.routes[0].model), ("ApiModel/bodhi/a", "gpt"));
+    assert_eq!(
+        (&*served.routes[0].upstream, &*served.routes[0].model),
+        ("ApiModel/bodhi/a", "gpt")
+    );
     assert_eq!(served.output_cap, NonZeroU32::new(50));
     let other = Other {
         object: "ApiModel/bodhi/a".into(),
@@ -84,7 +110,10 @@ fn the_exact_name_wins_and_the_prefix_says_why_not() {
 fn the_longest_prefix_answers_even_when_it_cannot_serve() {
     let answer = ask("p/q/m", None, &[], &[]);
     let served = answer.served_by.unwrap();
-    assert_eq!((&*served.object, served.by, &*served.pattern), ("ApiModel/bodhi/b", "prefix", "p/q/"));
+    assert_eq!(
+        (&*served.object, served.by, &*served.pattern),
+        ("ApiModel/bodhi/b", "prefix", "p/q/")
+    );
     assert_eq!(served.refusal.unwrap().reason, "SecretNotFound");
     assert_eq!(answer.others[0].why, "a longer prefix goes first");
 }
@@ -106,7 +135,10 @@ fn objects_that_lost_their_claim_name_their_condition() {
     let statuses = [(ObjectRef::api_model("bodhi", "c"), status)];
     let answer = ask("p/fast", None, &[loser.clone(), other_family], &statuses);
     assert_eq!(answer.others.len(), 2);
-    assert_eq!(answer.others[1].why, "ModelConflict: Alias/bodhi/fast has it");
+    assert_eq!(
+        answer.others[1].why,
+        "ModelConflict: Alias/bodhi/fast has it"
+    );
     let answer = ask("p/fast", None, &[loser], &[]);
     assert!(answer.others[1].why.contains("on its way"));
 }

@@ -25,16 +25,27 @@ fn render_family(text: &mut String, answer: &FamilyAnswer) {
         _ => writeln!(text, "at every endpoint but /v1/responses:"),
     };
     if let Some(by) = answer.refused_by {
-        let _ = writeln!(text, "  not allowed: the {by}'s list of models leaves it out");
+        let _ = writeln!(
+            text,
+            "  not allowed: the {by}'s list of models leaves it out"
+        );
     }
     match &answer.served_by {
         None => {
             let _ = writeln!(text, "  no object serves it");
         }
         Some(served) => {
-            let _ = writeln!(text, "  {} answers, by {} '{}'", served.object, served.by, served.pattern);
+            let _ = writeln!(
+                text,
+                "  {} answers, by {} '{}'",
+                served.object, served.by, served.pattern
+            );
             if let Some(refusal) = &served.refusal {
-                let _ = writeln!(text, "  but cannot serve: {}: {}", refusal.reason, refusal.message);
+                let _ = writeln!(
+                    text,
+                    "  but cannot serve: {}: {}",
+                    refusal.reason, refusal.message
+                );
             }
             for route in &served.routes {
                 render_route(text, route);
@@ -45,7 +56,11 @@ fn render_family(text: &mut String, answer: &FamilyAnswer) {
         }
     }
     for other in &answer.others {
-        let _ = writeln!(text, "  not {} ('{}'): {}", other.object, other.pattern, other.why);
+        let _ = writeln!(
+            text,
+            "  not {} ('{}'): {}",
+            other.object, other.pattern, other.why
+        );
     }
     if !answer.near.is_empty() {
         let _ = writeln!(text, "  near: {}", answer.near.join(", "));

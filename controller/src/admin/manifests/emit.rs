@@ -59,9 +59,16 @@ fn inline(value: &Value) -> String {
 /// Plain where no reader can take it for anything but text, else quoted as JSON, with the
 /// characters escaped that YAML does not print.
 fn scalar_text(string: &str) -> String {
-    const WORDS: [&str; 10] = ["null", "true", "false", "yes", "no", "on", "off", "y", "n", "nan"];
-    let plain = string.bytes().next().is_some_and(|b| b.is_ascii_alphabetic())
-        && string.bytes().all(|b| b.is_ascii_alphanumeric() || b"_./+-".contains(&b))
+    const WORDS: [&str; 10] = [
+        "null", "true", "false", "yes", "no", "on", "off", "y", "n", "nan",
+    ];
+    let plain = string
+        .bytes()
+        .next()
+        .is_some_and(|b| b.is_ascii_alphabetic())
+        && string
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"_./+-".contains(&b))
         && !WORDS.iter().any(|word| word.eq_ignore_ascii_case(string));
     if plain {
         return string.to_owned();
@@ -69,7 +76,12 @@ fn scalar_text(string: &str) -> String {
     let mut quoted = String::new();
     for c in Value::from(string).to_string().chars() {
         match c {
-            '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}' => {
+            '\u{7f}'..='\u{9f}'
+            | '\u{2028}'
+            | '\u{2029}'
+            | '\u{feff}'
+            | '\u{fffe}'
+            | '\u{ffff}' => {
                 let _ = write!(quoted, "\\u{:04x}", u32::from(c));
             }
             c => quoted.push(c),
@@ -100,13 +112,49 @@ mod tests {
     #[test]
     fn whatever_it_holds_reads_as_the_same_value() {
         let strings = [
-            "", " ", "a: b", "- a", "0755", "1_000", "1:30", "~", "NULL", "Yes", ".inf", "é", "\u{85}",
-            "\u{2028}", "\u{7f}", "\"\\\n\t", "2001-01-01", "#x", "a #b", "*a", "&a", "!a", "%a", "@a",
-            "{a}", "[a]", "|", ">", "=", "<<", "\u{feff}x", "😀", "1e3", "0x1f", "NaN", "n",
+            "",
+            " ",
+            "a: b",
+            "- a",
+            "0755",
+            "1_000",
+            "1:30",
+            "~",
+            "NULL",
+            "Yes",
+            ".inf",
+            "é",
+            "\u{85}",
+            "\u{2028}",
+            "\u{7f}",
+            "\"\\\n\t",
+            "2001-01-01",
+            "#x",
+            "a #b",
+            "*a",
+            "&a",
+            "!a",
+            "%a",
+            "@a",
+            "{a}",
+            "[a]",
+            "|",
+            ">",
+            "=",
+            "<<",
+            "\u{feff}x",
+            "😀",
+            "1e3",
+            "0x1f",
+            "NaN",
+            "n",
         ];
         let mut map = serde_json::Map::new();
         for string in strings {
-            map.insert(format!("k{string}"), json!([string, {string: [[string], []]}, [[1, -2.5, true, null]]]));
+            map.insert(
+                format!("k{string}"),
+                json!([string, {string: [[string], []]}, [[1, -2.5, true, null]]]),
+            );
         }
         let value = Value::Object(map);
         assert_eq!(read(&document(&value)), value);
