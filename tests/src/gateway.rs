@@ -235,6 +235,15 @@ impl Banner {
     }
 }
 
+/// The first whole token in a text; `bodhi_` begins other words as well.
+pub(crate) fn token_in(text: &str) -> Option<String> {
+    let part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    let mut words = text.split(|c| !part(c));
+    words
+        .find(|word| word.starts_with("bodhi_") && word.len() == "bodhi_".len() + 43 + 6)
+        .map(str::to_owned)
+}
+
 /// The loopback address of a URL; names stand for 127.0.0.1.
 fn loopback(url: &str) -> anyhow::Result<SocketAddr> {
     let port = url.rsplit(':').next().and_then(|port| port.parse().ok());

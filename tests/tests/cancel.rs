@@ -7,6 +7,10 @@ use bodhi_tests::gateway::Gateway;
 use bodhi_tests::process::eventually;
 use bodhi_tests::provider::Outcome;
 use bodhi_tests::scripted::Scripted;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 
 /// The promise is 100 ms.
 const PROMISE_US: u64 = 100_000;
@@ -116,5 +120,48 @@ fn a_client_that_leaves_while_it_sends_causes_no_upstream_request() -> anyhow::R
         .filter(|one| one.complete)
         .count();
     ensure!(complete == 1, "{complete} requests reached the provider");
+    gateway.finish()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_reset_stream_of_http_2_cancels_alone() -> anyhow::Result<()> {
+    let provider = Scripted::start()?;
+    let gateway = Gateway::in_front_of(&provider)?;
+    provider.clear()?;
+    let tcp = tokio::net::TcpStream::connect(gateway.address).await?;
+    let (mut sender, connection) =
+        http2::handshake(TokioExecutor::new(), TokioIo::new(tcp)).await?;
+    tokio::spawn(connection);
+    let ask = |model: &str| {
+        let body = format!(
+            r#"{{"model":"{model}","stream":true,"messages":[{{"role":"user","content":"a b"}}]}}"#
+        );
+        http::Request::post(format!("http://{}/v1/chat/completions", gateway.address))
+            .header("authorization", format!("Bearer {}", gateway.token))
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(body)))
+    };
+    let mut left = sender
+        .send_request(ask("fault:stall-after=600")?)
+        .await?
+        .into_body();
+    let kept = sender
+        .send_request(ask("fault:gap=50ms")?)
+        .await?
+        .into_body();
+    left.frame().await.context("no first frame")??;
+    let since = now_us()?;
+    drop(left);
+    let whole = kept.collect().await?.to_bytes();
+    ensure!(
+        whole.ends_with(b"data: [DONE]\n\n"),
+        "the other stream ended: {whole:?}"
+    );
+    let (entry, outcome) = provider.ended(provider.requests()?[0].n)?;
+    let after = entry.ended_us.unwrap_or(u64::MAX).saturating_sub(since);
+    ensure!(
+        outcome == Outcome::ClientLeft && after <= PROMISE_US,
+        "{outcome:?} after {after} µs"
+    );
     gateway.finish()
 }

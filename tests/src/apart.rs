@@ -1,0 +1,187 @@
+//! Controller and data plane as programs of their own, joined by a Unix socket, so that tests can
+//! kill and restart either.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use serde::Deserialize;
+use tempfile::TempDir;
+
+use crate::gateway::{PROMPT, token_in};
+use crate::process::{Process, binary, eventually};
+use crate::scripted::KEY;
+use crate::wire::{self, Response};
+
+/// Both programs with their folders.
+#[derive(Debug)]
+pub struct Apart {
+    /// `bodhi-controller`.
+    pub controller: Process,
+    /// `bodhi-dataplane`.
+    pub data_plane: Process,
+    /// Where the API answers.
+    pub address: SocketAddr,
+    /// Where the data plane's probes and metrics answer.
+    pub admin: SocketAddr,
+    /// The first token.
+    pub token: String,
+    folder: TempDir,
+    arguments: Vec<String>,
+}
+
+impl Apart {
+    /// Starts both with these documents as manifests, and these arguments for the data plane, and
+    /// waits until the API answers.
+    ///
+    /// # Errors
+    /// When one of them does not start; the message holds its output.
+    pub fn start(manifests: &[impl AsRef<str>], arguments: &[&str]) -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir().context("a temporary folder")?;
+        std::fs::create_dir(folder.path().join("manifests"))?;
+        for (index, manifest) in manifests.iter().enumerate() {
+            let name = format!("manifests/{index:03}.yaml");
+            std::fs::write(folder.path().join(name), manifest.as_ref())?;
+        }
+        let controller = start_controller(folder.path())?;
+        let token = controller.wait_for("a token", token_in)?;
+        let arguments: Vec<String> = arguments
+            .iter()
+            .map(|&argument| argument.to_owned())
+            .collect();
+        let (data_plane, listening) = start_data_plane(folder.path(), &arguments)?;
+        let (address, admin) = (listening.address, listening.admin);
+        let apart = Self {
+            controller,
+            data_plane,
+            address,
+            admin,
+            token,
+            folder,
+            arguments,
+        };
+        apart
+            .ready()
+            .with_context(|| format!("the controller's output:\n{}", apart.controller.printed()))?;
+        Ok(apart)
+    }
+
+    /// Starts the controller again, after it was killed.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn restart_controller(&mut self) -> anyhow::Result<()> {
+        self.controller.finish()?;
+        self.controller = start_controller(self.folder.path())?;
+        Ok(())
+    }
+
+    /// Kills the data plane and starts it again, at another address, without waiting until it is
+    /// ready; when it was started.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn restart_data_plane(&mut self) -> anyhow::Result<Instant> {
+        self.data_plane.finish()?;
+        let started = Instant::now();
+        let (data_plane, listening) = start_data_plane(self.folder.path(), &self.arguments)?;
+        self.data_plane = data_plane;
+        (self.address, self.admin) = (listening.address, listening.admin);
+        Ok(started)
+    }
+
+    /// What the data plane's readiness probe answers.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn readiness(&self) -> anyhow::Result<u16> {
+        Ok(wire::call(self.admin, &wire::request("GET", "/readyz", &[], b""))?.status)
+    }
+
+    /// Waits until the data plane is ready.
+    ///
+    /// # Errors
+    /// When it never is; the message holds its output.
+    pub fn ready(&self) -> anyhow::Result<()> {
+        eventually("the data plane to be ready", || {
+            self.readiness().ok().filter(|status| *status == 200)
+        })
+        .map(|_| ())
+        .with_context(|| format!("the data plane's output:\n{}", self.data_plane.printed()))
+    }
+
+    /// The folder of manifests, watched by the controller.
+    pub fn manifests(&self) -> std::path::PathBuf {
+        self.folder.path().join("manifests")
+    }
+
+    /// POST of JSON with the token, on a connection of its own.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub fn post(&self, target: &str, body: &str) -> anyhow::Result<Response> {
+        let bearer = format!("Bearer {}", self.token);
+        let headers = [
+            ("authorization", bearer.as_str()),
+            ("content-type", "application/json"),
+        ];
+        wire::call(
+            self.address,
+            &wire::request("POST", target, &headers, body.as_bytes()),
+        )
+    }
+}
+
+/// The line in which a data plane tells its addresses.
+#[derive(Debug, Deserialize)]
+struct Listening {
+    address: SocketAddr,
+    admin: SocketAddr,
+}
+
+fn start_controller(folder: &Path) -> anyhow::Result<Process> {
+    let mut command = Command::new(binary("bodhi-controller")?);
+    command
+        .env_clear()
+        .arg("--manifests")
+        .arg(folder.join("manifests"));
+    command
+        .arg("--data")
+        .arg(folder.join("controller"))
+        .args(["--listen", "127.0.0.1:0"]);
+    command
+        .arg("--listen-sync")
+        .arg(format!("unix:{}", folder.join("sync.sock").display()));
+    start("bodhi-controller", command)
+}
+
+fn start_data_plane(folder: &Path, arguments: &[String]) -> anyhow::Result<(Process, Listening)> {
+    let mut command = Command::new(binary("bodhi-dataplane")?);
+    command
+        .env_clear()
+        .arg("--controller")
+        .arg(format!("unix:{}", folder.join("sync.sock").display()));
+    command
+        .arg("--data")
+        .arg(folder.join("data-plane"))
+        .args(["--node", "test"]);
+    command
+        .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
+        .args(arguments);
+    let process = start("bodhi-dataplane", command)?;
+    let find = |text: &str| {
+        text.lines()
+            .find_map(|line| serde_json::from_str(line).ok())
+    };
+    let listening = process.wait_for("its addresses", find)?;
+    Ok((process, listening))
+}
+
+fn start(name: &str, command: Command) -> anyhow::Result<Process> {
+    let mut process = Process::start(name, command)?;
+    process.keep_secret(KEY);
+    process.keep_secret(PROMPT);
+    Ok(process)
+}
