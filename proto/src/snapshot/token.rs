@@ -183,6 +183,16 @@ impl TokenTable {
                 Arc::make_mut(shard).remove(hash);
             }
         }
+        // Growing step by step would leave as much garbage behind as there are tokens.
+        let mut more = [0_usize; SHARDS];
+        for token in upserts {
+            more[Self::shard(&token.hash)] += 1;
+        }
+        for (shard, more) in shards.iter_mut().zip(more) {
+            if more > 1 {
+                Arc::make_mut(shard).reserve(more);
+            }
+        }
         for token in upserts {
             Arc::make_mut(&mut shards[Self::shard(&token.hash)])
                 .insert(token.hash, Arc::clone(token));

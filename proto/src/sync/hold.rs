@@ -191,9 +191,9 @@ struct Staged {
 enum Change {
     Put(Resource, Version),
     /// The version that was offered last, accepted or not.
-    Same(Kind, String),
-    Reject(Rejection),
-    Remove(Kind, String),
+    Same(Kind, Box<str>),
+    Reject(Box<Rejection>),
+    Remove(Kind, Box<str>),
 }
 
 impl Change {
@@ -313,7 +313,7 @@ impl Hold {
         let removals = chunk.removals.into_iter();
         staged
             .changes
-            .extend(removals.map(|(kind, name)| Change::Remove(kind, name)));
+            .extend(removals.map(|(kind, name)| Change::Remove(kind, name.into())));
         match chunk.commit {
             Some(commit) => Ok(self.commit(staged, commit)),
             None => {
@@ -325,16 +325,16 @@ impl Hold {
 
     fn judge(&self, put: Put) -> Change {
         if self.shelves.offered(put.kind, &put.name) == Some(put.version) {
-            return Change::Same(put.kind, put.name);
+            return Change::Same(put.kind, put.name.into());
         }
         match Resource::decode(put.kind, &put.name, &put.body) {
             Ok(resource) => Change::Put(resource, put.version),
-            Err(why) => Change::Reject(Rejection {
+            Err(why) => Change::Reject(Box::new(Rejection {
                 kind: put.kind,
                 name: put.name,
                 version: put.version,
                 text: why.to_string(),
-            }),
+            })),
         }
     }
 
@@ -359,6 +359,11 @@ impl Hold {
 
         let (mut changed, mut tokens) = (KindSet::NONE, TokenChanges::default());
         self.replace(&staged.changes, &commit, &mut changed, &mut tokens);
+        if self.shelves.is_empty(Kind::Token) {
+            let puts = staged.changes.iter();
+            let puts = puts.filter(|c| matches!(c, Change::Put(Resource::Token(_), _)));
+            self.shelves.tokens.reserve(puts.count());
+        }
         for change in staged.changes {
             let kind = change.kind();
             match change {
@@ -375,7 +380,7 @@ impl Hold {
                 Change::Reject(rejection) => {
                     changed.insert(kind);
                     self.shelves.reject(&rejection);
-                    ack.rejections.push(rejection);
+                    ack.rejections.push(*rejection);
                 }
                 Change::Remove(kind, name) => {
                     changed.insert(kind);
@@ -447,7 +452,7 @@ impl Hold {
                     Change::Put(resource, _) => {
                         (resource.kind() == *kind).then(|| resource.name().into_boxed_str())
                     }
-                    Change::Same(of, name) => (of == kind).then(|| (**name).into()),
+                    Change::Same(of, name) => (of == kind).then(|| name.clone()),
                     Change::Reject(r) => (r.kind == *kind).then(|| (*r.name).into()),
                     Change::Remove(..) => None,
                 })

@@ -12,6 +12,8 @@ use crate::wire::{self, WireError, sync as pb};
 
 /// A frame is full at this many bytes.
 const FRAME: usize = 64 << 10;
+/// No more room than this is made on the word of a file.
+const ROOM_MAX: usize = 250_000;
 
 /// Why kept frames cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +49,7 @@ impl Hold {
             floor: wire::mark_to_wire(&self.floor),
             mark: wire::mark_to_wire(&self.mark),
             complete: self.complete.bits(),
+            tokens: u32::try_from(self.shelves.tokens.len()).unwrap_or(0),
         }))?;
         let (mut chunk, mut size) = (Chunk::default(), 0);
         let shelves = &self.shelves;
@@ -145,6 +148,8 @@ impl Restore {
                 self.hold.complete = KindSet::from_bits(head.complete);
                 // At least this; a denial may be kept for longer than it is needed.
                 self.hold.tokens_at = self.hold.mark.at(Source::Store);
+                let room = usize::try_from(head.tokens).unwrap_or(0).min(ROOM_MAX);
+                self.hold.shelves.tokens.reserve(room);
                 self.stage = Stage::Body {
                     same_release: head.version == self.version,
                 };

@@ -140,6 +140,11 @@ impl<T: Shelved> Shelf<T> {
         }
     }
 
+    /// Makes room for so many values more.
+    pub(super) fn reserve(&mut self, more: usize) {
+        self.slots.reserve(more);
+    }
+
     /// Stores a value; the one it takes the place of.
     pub(super) fn accept(&mut self, value: Arc<T>, version: Version) -> Option<Arc<T>> {
         let key = value.key();
