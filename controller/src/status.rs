@@ -204,7 +204,7 @@ mod tests {
         let rejection = Rejection {
             kind: Kind::Upstream,
             name: "ApiModel/bodhi/openai".into(),
-            version: Version::default(),
+            version: Version(1),
             text: "a header".into(),
         };
         assert_eq!(of(&plane(7, vec![rejection])), ("RejectedByDataPlane".into(), "False".into()));

@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use http::HeaderValue;
+
 use bodhi_proto::names::ObjectRef;
 use bodhi_proto::provider::Format;
 use bodhi_proto::snapshot::{Map, Pattern, ServedKey, ServedName, Serving, Snapshot};
@@ -18,6 +20,8 @@ use crate::proxy::body::{Dialect, ExtraBody};
 pub struct Active {
     /// The configuration itself.
     pub snapshot: Arc<Snapshot>,
+    /// Its mark, as responses carry it.
+    pub mark: HeaderValue,
     providers: Map<ObjectRef, Arc<Provider>>,
     /// The defaults of the names that have some.
     defaults: Map<ServedKey, Arc<ExtraBody>>,
@@ -59,6 +63,8 @@ impl Active {
             })
             .collect();
         Self {
+            // Source names, digits and punctuation.
+            mark: HeaderValue::from_str(&snapshot.mark).unwrap_or(HeaderValue::from_static("")),
             snapshot,
             providers,
             defaults,

@@ -35,6 +35,7 @@ use crate::admission::memory::{Budget, Gauge, Pressure};
 use crate::anonymous::Anonymous;
 use crate::api::cors::{self, CrossOrigin};
 use crate::api::error::{ERROR_SOURCE, Failure};
+use crate::api::headers::MARK;
 use crate::api::{Call, Label, Surface, headers};
 use crate::auth;
 use crate::fallback::Fallback;
@@ -145,13 +146,14 @@ impl Proxy {
         let mut exchange = self.begin(&request);
         let surface = Surface::of(request.uri().path());
         let cross_origin = self.cross_origin(&request);
+        let active = self.active.borrow_mut().load().clone();
         let preflight = cross_origin != CrossOrigin::Nobody
             && cors::is_preflight(request.method(), request.headers());
         let served = match preflight {
             true => Ok(Reply::Full(
                 cors::preflight(request.headers()).map(|()| Bytes::new()),
             )),
-            false => self.serve(request, &mut exchange).await,
+            false => self.serve(request, active.as_deref(), &mut exchange).await,
         };
         let reply = served.unwrap_or_else(|failure| {
             exchange.failed(&failure);
@@ -165,6 +167,9 @@ impl Proxy {
             Reply::Relay(response) => Relay::joined(response, exchange),
         };
         cross_origin.say(response.headers_mut());
+        if let Some(active) = active {
+            response.headers_mut().insert(MARK, active.mark.clone());
+        }
         response
     }
 
@@ -182,6 +187,7 @@ impl Proxy {
     async fn serve(
         &self,
         request: Request<Incoming>,
+        active: Option<&Active>,
         exchange: &mut Exchange,
     ) -> Result<Reply, Failure> {
         if let Some(anonymous) = &self.shared.anonymous {
@@ -202,21 +208,20 @@ impl Proxy {
         if self.shared.gauge.pressure() >= Pressure::Shed {
             return Err(Failure::MemoryPressure);
         }
-        let active = self.active()?;
-        let token = self.authenticate(&active, &call, request.uri(), request.headers())?;
+        let active = active.ok_or_else(|| {
+            Failure::NotReady("This data plane has not received its configuration yet.".into())
+        })?;
+        let token = self.authenticate(active, &call, request.uri(), request.headers())?;
         exchange.caller(&token.id);
         match call {
             Call::ListModels(_) | Call::GetModel(..) => {
-                listing::answer(&active, &token, &call, request.uri()).map(Reply::Full)
+                listing::answer(active, &token, &call, request.uri()).map(Reply::Full)
             }
             Call::Response(action, ref id) => {
-                self.response_by_id(&active, &token, &call, (action, id), request, exchange)
+                self.response_by_id(active, &token, &call, (action, id), request, exchange)
                     .await
             }
-            _ => {
-                self.forward(&active, &token, &call, request, exchange)
-                    .await
-            }
+            _ => self.forward(active, &token, &call, request, exchange).await,
         }
     }
 
@@ -280,12 +285,6 @@ impl Proxy {
             ..id
         });
         Exchange::begin(id, request.method(), Rc::clone(&self.telemetry))
-    }
-
-    fn active(&self) -> Result<Arc<Active>, Failure> {
-        self.active.borrow_mut().load().clone().ok_or_else(|| {
-            Failure::NotReady("This data plane has not received its configuration yet.".into())
-        })
     }
 
     fn authenticate(

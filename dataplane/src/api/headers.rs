@@ -11,6 +11,8 @@ use bodhi_proto::provider::{Format, anthropic};
 pub const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
 /// `anthropic-beta`
 pub const ANTHROPIC_BETA: HeaderName = HeaderName::from_static("anthropic-beta");
+/// How much of each source the configuration contains that served a request.
+pub const MARK: HeaderName = HeaderName::from_static("x-bodhi-mark");
 /// Names the model of a call on a response by id; never travels upstream.
 pub const BODHI_MODEL: HeaderName = HeaderName::from_static("x-bodhi-model");
 
