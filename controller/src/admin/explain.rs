@@ -307,7 +307,7 @@ fn shorter_prefixes(
             why: why.to_owned(),
         })
         .collect();
-    others.sort_by(|a, b| b.pattern.len().cmp(&a.pattern.len()));
+    others.sort_by_key(|other| std::cmp::Reverse(other.pattern.len()));
     others
 }
 
