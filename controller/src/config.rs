@@ -24,7 +24,13 @@ pub struct PolicyFlags {
     #[arg(long, value_name = "HOW", default_value = "shared")]
     pub responses_isolation: Isolation,
     /// Keys of scope `user` that work besides tokens, separated by commas
-    #[arg(long, env = "API_KEYS", value_name = "KEY,…", hide_env_values = true, hide = true)]
+    #[arg(
+        long,
+        env = "API_KEYS",
+        value_name = "KEY,…",
+        hide_env_values = true,
+        hide = true
+    )]
     pub api_keys: Option<String>,
 }
 
@@ -42,10 +48,14 @@ pub enum Isolation {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// Not `MODEL=N`.
-    #[error("--max-output-tokens must read MODEL=N with N at least 1, such as gpt-4o=4096; it reads '{0}'")]
+    #[error(
+        "--max-output-tokens must read MODEL=N with N at least 1, such as gpt-4o=4096; it reads '{0}'"
+    )]
     Cap(String),
     /// A key that anybody could guess.
-    #[error("API_KEYS: key number {0} is shorter than 16 characters; use longer ones, such as `openssl rand -hex 32` prints")]
+    #[error(
+        "API_KEYS: key number {0} is shorter than 16 characters; use longer ones, such as `openssl rand -hex 32` prints"
+    )]
     ShortKey(usize),
 }
 
@@ -67,7 +77,11 @@ impl PolicyFlags {
         let globs = || Globs::new(self.allowed_models.iter().map(String::as_str));
         Ok(Policy {
             allowed_models: (!self.allowed_models.is_empty()).then(globs),
-            output_caps: self.max_output_tokens.iter().map(cap).collect::<Result<_, _>>()?,
+            output_caps: self
+                .max_output_tokens
+                .iter()
+                .map(cap)
+                .collect::<Result<_, _>>()?,
             responses_isolation: match self.responses_isolation {
                 Isolation::Shared => ResponsesIsolation::Shared,
                 Isolation::Strict => ResponsesIsolation::Strict,
@@ -82,7 +96,9 @@ impl PolicyFlags {
     pub fn static_tokens(&self) -> Result<Vec<Arc<Token>>, ConfigError> {
         let keys = self.api_keys.as_deref().unwrap_or("").split(',');
         let keys = keys.map(str::trim).filter(|key| !key.is_empty());
-        keys.enumerate().map(|(i, key)| static_token(i + 1, &Secret::new(key))).collect()
+        keys.enumerate()
+            .map(|(i, key)| static_token(i + 1, &Secret::new(key)))
+            .collect()
     }
 }
 
@@ -153,9 +169,14 @@ mod tests {
             api_keys: Some(keys.into()),
             ..PolicyFlags::default()
         };
-        let tokens = flags("first-key-0123456, second-key-0123456,").static_tokens().unwrap();
+        let tokens = flags("first-key-0123456, second-key-0123456,")
+            .static_tokens()
+            .unwrap();
         assert_eq!(tokens.len(), 2);
         assert_eq!(tokens[1].hash, TokenHash::of(b"second-key-0123456"));
-        assert_eq!(flags("short").static_tokens(), Err(ConfigError::ShortKey(1)));
+        assert_eq!(
+            flags("short").static_tokens(),
+            Err(ConfigError::ShortKey(1))
+        );
     }
 }

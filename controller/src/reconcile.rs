@@ -218,8 +218,18 @@ impl Reconciler {
             .map(Arc::new)
             .collect();
         let snapshot = Snapshot {
-            upstreams: Arc::new(upstreams.iter().map(|u| (u.object.clone(), Arc::clone(u))).collect()),
-            credentials: Arc::new(credentials.iter().map(|c| (c.object.clone(), Arc::clone(c))).collect()),
+            upstreams: Arc::new(
+                upstreams
+                    .iter()
+                    .map(|u| (u.object.clone(), Arc::clone(u)))
+                    .collect(),
+            ),
+            credentials: Arc::new(
+                credentials
+                    .iter()
+                    .map(|c| (c.object.clone(), Arc::clone(c)))
+                    .collect(),
+            ),
             table: Arc::new(Table::build(served.iter().cloned())),
             policy: Arc::new(self.parts.policy.clone()),
             ..Snapshot::default()

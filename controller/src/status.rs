@@ -9,9 +9,7 @@ use bodhi_proto::sync::{Revision, Source};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::api::{
-    AliasStatus, ApiModelStatus, Condition, ConditionStatus, ConditionType, Reason,
-};
+use crate::api::{AliasStatus, ApiModelStatus, Condition, ConditionStatus, ConditionType, Reason};
 use crate::compile::{Compiled, CompiledCondition, ObjectStatus};
 use crate::sync::Acks;
 
@@ -58,11 +56,7 @@ fn rejections<'a>(
     found
 }
 
-fn programmed(
-    acks: &Acks,
-    files: Revision,
-    rejection: Option<&(&str, &str)>,
-) -> CompiledCondition {
+fn programmed(acks: &Acks, files: Revision, rejection: Option<&(&str, &str)>) -> CompiledCondition {
     let containing = acks.containing(Source::Files, files);
     let (status, reason, message) = match rejection {
         Some((plane, text)) => (
@@ -207,7 +201,10 @@ mod tests {
             version: Version(1),
             text: "a header".into(),
         };
-        assert_eq!(of(&plane(7, vec![rejection])), ("RejectedByDataPlane".into(), "False".into()));
+        assert_eq!(
+            of(&plane(7, vec![rejection])),
+            ("RejectedByDataPlane".into(), "False".into())
+        );
     }
 
     #[test]
@@ -216,7 +213,13 @@ mod tests {
         let previous = BTreeMap::from([(ObjectRef::api_model("bodhi", "openai"), first.clone())]);
         assert_eq!(judge(&plane(7, vec![]), &previous, 200), first);
         let lost = judge(&Acks::default(), &previous, 200);
-        assert_eq!(condition(&lost, "Accepted")["lastTransitionTime"], "1970-01-01T00:01:40Z");
-        assert_eq!(condition(&lost, "Programmed")["lastTransitionTime"], "1970-01-01T00:03:20Z");
+        assert_eq!(
+            condition(&lost, "Accepted")["lastTransitionTime"],
+            "1970-01-01T00:01:40Z"
+        );
+        assert_eq!(
+            condition(&lost, "Programmed")["lastTransitionTime"],
+            "1970-01-01T00:03:20Z"
+        );
     }
 }

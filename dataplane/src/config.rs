@@ -13,10 +13,20 @@ use crate::proxy::Limits;
 #[derive(Debug, Clone, Args)]
 pub struct ServeFlags {
     /// Address of the public API.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:1135", env = "BODHI_LISTEN")]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        default_value = "127.0.0.1:1135",
+        env = "BODHI_LISTEN"
+    )]
     pub listen: SocketAddr,
     /// Address of /livez, /readyz and /metrics.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:1136", env = "BODHI_ADMIN_LISTEN")]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        default_value = "127.0.0.1:1136",
+        env = "BODHI_ADMIN_LISTEN"
+    )]
     pub admin_listen: SocketAddr,
     /// Serving threads; 0: one per core.
     #[arg(long, value_name = "N", default_value_t = 0)]

@@ -39,7 +39,10 @@ impl World {
     fn manifest(&self, object: &ObjectRef) -> Option<Value> {
         let name = Name::new(&object.namespace, &object.name);
         let value = match object.kind {
-            ObjectKind::ApiModel => self.index.api_model(&name).map(|o| serde_json::to_value(&**o)),
+            ObjectKind::ApiModel => self
+                .index
+                .api_model(&name)
+                .map(|o| serde_json::to_value(&**o)),
             ObjectKind::Alias => self.index.alias(&name).map(|o| serde_json::to_value(&**o)),
         };
         // Objects are plain structs; they came from JSON.
@@ -83,7 +86,11 @@ impl Routing for Glue {
 impl Revocations for Glue {
     fn applied(&self, change_seq: u64) -> BoxFuture<'_, Applied> {
         Box::pin(async move {
-            let incarnation = self.sync.mark().at(Source::Store).map_or(0, |r| r.incarnation);
+            let incarnation = self
+                .sync
+                .mark()
+                .at(Source::Store)
+                .map_or(0, |r| r.incarnation);
             let revision = Revision {
                 incarnation,
                 number: change_seq,
