@@ -1,9 +1,11 @@
 //! Tokens as a data plane holds them: by hash, in copy-on-write shards.
 
+use std::borrow::Borrow;
+use std::collections::HashSet;
+use std::hash::{Hash, Hasher};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use super::Map;
 use crate::names::{ModelName, TokenId};
 
 /// SHA-256 of a whole presented token.
@@ -152,7 +154,31 @@ pub struct TokenTable {
     shards: Arc<[Shard]>,
 }
 
-type Shard = Arc<Map<TokenHash, Arc<Token>>>;
+type Shard = Arc<HashSet<ByHash, foldhash::fast::RandomState>>;
+
+/// A token as its hash alone tells it apart, so that the table holds no hash twice.
+#[derive(Debug, Clone)]
+struct ByHash(Arc<Token>);
+
+impl PartialEq for ByHash {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.hash == other.0.hash
+    }
+}
+
+impl Eq for ByHash {}
+
+impl Hash for ByHash {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash.hash(state);
+    }
+}
+
+impl Borrow<TokenHash> for ByHash {
+    fn borrow(&self) -> &TokenHash {
+        &self.0.hash
+    }
+}
 
 impl Default for TokenTable {
     fn default() -> Self {
@@ -169,9 +195,10 @@ impl TokenTable {
     }
 
     /// The token with this hash. Comparing digests of secrets leaks nothing of use, so this
-    /// is a plain map lookup.
+    /// is a plain lookup.
     pub fn get(&self, hash: &TokenHash) -> Option<&Arc<Token>> {
-        self.shards[Self::shard(hash)].get(hash)
+        let found = self.shards[Self::shard(hash)].get(hash);
+        found.map(|token| &token.0)
     }
 
     /// A table with these tokens added and those hashes removed; untouched shards are shared.
@@ -179,7 +206,7 @@ impl TokenTable {
         let mut shards: Vec<_> = self.shards.iter().cloned().collect();
         for hash in removals {
             let shard = &mut shards[Self::shard(hash)];
-            if shard.contains_key(hash) {
+            if shard.contains(hash) {
                 Arc::make_mut(shard).remove(hash);
             }
         }
@@ -194,8 +221,7 @@ impl TokenTable {
             }
         }
         for token in upserts {
-            Arc::make_mut(&mut shards[Self::shard(&token.hash)])
-                .insert(token.hash, Arc::clone(token));
+            Arc::make_mut(&mut shards[Self::shard(&token.hash)]).replace(ByHash(Arc::clone(token)));
         }
         Self {
             shards: shards.into(),
@@ -214,7 +240,8 @@ impl TokenTable {
 
     /// All tokens, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Token>> {
-        self.shards.iter().flat_map(|s| s.values())
+        let tokens = self.shards.iter().flat_map(|shard| shard.iter());
+        tokens.map(|token| &token.0)
     }
 }
 
@@ -256,6 +283,19 @@ mod tests {
             output_caps: Vec::new(),
             limits: TokenLimits::default(),
         })
+    }
+
+    #[test]
+    fn a_token_of_the_same_hash_takes_the_others_place() {
+        let before = token("a");
+        let after = Arc::new(Token {
+            scope: Scope::Admin,
+            ..Token::clone(&before)
+        });
+        let table = TokenTable::default().changed(&[before], &[]);
+        let table = table.changed(std::slice::from_ref(&after), &[]);
+        assert_eq!(table.get(&after.hash), Some(&after));
+        assert_eq!(table.len(), 1);
     }
 
     #[test]
