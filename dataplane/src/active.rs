@@ -12,8 +12,8 @@ use bodhi_proto::provider::Format;
 use bodhi_proto::snapshot::{Map, Pattern, ServedKey, ServedName, Serving, Snapshot};
 
 use crate::api::error::Failure;
-use crate::provider::Provider;
-use crate::proxy::body::{Dialect, ExtraBody};
+use crate::provider::{self, Provider};
+use crate::proxy::body::ExtraBody;
 
 /// A snapshot, prepared.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ impl Active {
             .names()
             .filter_map(|served| {
                 let text = served.defaults.as_deref()?;
-                let surface = body_dialect(format_of(served, &snapshot)?);
+                let surface = provider::dialect(format_of(served, &snapshot)?);
                 match ExtraBody::parse(surface, text.as_bytes()) {
                     Ok(defaults) => Some((served.key.clone(), Arc::new(defaults))),
                     Err(error) => {
@@ -100,16 +100,6 @@ fn format_of(served: &ServedName, snapshot: &Snapshot) -> Option<Format> {
             snapshot.upstreams.get(object).map(|u| u.format)
         }
         Serving::Refused(_) => None,
-    }
-}
-
-/// The dialect that bodies of a format follow.
-pub fn body_dialect(format: Format) -> Dialect {
-    match format {
-        Format::OpenAi => Dialect::OpenAi,
-        Format::OpenAiResponses => Dialect::Responses,
-        Format::Anthropic | Format::AnthropicOauth => Dialect::Anthropic,
-        Format::Gemini => Dialect::Gemini,
     }
 }
 

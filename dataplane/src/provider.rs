@@ -15,10 +15,9 @@ use http::{HeaderName, HeaderValue, Uri};
 use bodhi_proto::provider::Format;
 use bodhi_proto::snapshot::{Auth, Credential, Upstream};
 
-use crate::active::body_dialect;
 use crate::api::error::Failure;
 use crate::api::{Call, ResponseAction, headers, path};
-use crate::proxy::body::ExtraBody;
+use crate::proxy::body::{Dialect, ExtraBody};
 use crate::telemetry::ProviderCounters;
 
 /// An upstream, ready to be asked.
@@ -83,7 +82,7 @@ impl Provider {
         };
         // The controller has judged it; a text that cannot be merged is left out and named.
         let extra_body = upstream.effective_body().and_then(|text| {
-            ExtraBody::parse(body_dialect(upstream.format), text.as_bytes())
+            ExtraBody::parse(dialect(upstream.format), text.as_bytes())
                 .inspect_err(|error| {
                     tracing::error!(upstream = %upstream.object, %error, "extraBody is not usable");
                 })
@@ -203,6 +202,16 @@ impl Key {
                 }
             }
         }
+    }
+}
+
+/// The dialect that bodies of a format follow.
+pub fn dialect(format: Format) -> Dialect {
+    match format {
+        Format::OpenAi => Dialect::OpenAi,
+        Format::OpenAiResponses => Dialect::Responses,
+        Format::Anthropic | Format::AnthropicOauth => Dialect::Anthropic,
+        Format::Gemini => Dialect::Gemini,
     }
 }
 

@@ -125,6 +125,15 @@ pub fn filter_response(headers: &mut HeaderMap) {
     }
 }
 
+/// Whether a response is `text/event-stream`.
+pub fn is_event_stream(headers: &HeaderMap) -> bool {
+    const TYPE: &[u8] = b"text/event-stream";
+    headers.get(CONTENT_TYPE).is_some_and(|value| {
+        let value = value.as_bytes();
+        value.len() >= TYPE.len() && value[..TYPE.len()].eq_ignore_ascii_case(TYPE)
+    })
+}
+
 /// The credential header an upstream of this format expects. The value is marked sensitive.
 pub fn credential(format: Format, key: &str) -> Option<(HeaderName, HeaderValue)> {
     use bodhi_proto::provider::CredentialHeader;

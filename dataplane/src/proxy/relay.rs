@@ -5,7 +5,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Response};
 use http_body::{Body, Frame, SizeHint};
 
@@ -16,6 +15,7 @@ use super::stream::{EventBoundary, terminal_event};
 use super::{Exchange, body};
 use crate::api::Call;
 use crate::api::error::Failure;
+use crate::api::headers::is_event_stream;
 use crate::provider::InFlight;
 use crate::telemetry::access_log::End;
 
@@ -233,13 +233,4 @@ impl Body for ReplyBody {
             Kind::Relay(relay) => relay.upstream.size_hint(),
         }
     }
-}
-
-/// Whether a response is `text/event-stream`.
-pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {
-    const TYPE: &[u8] = b"text/event-stream";
-    headers.get(CONTENT_TYPE).is_some_and(|value| {
-        let value = value.as_bytes();
-        value.len() >= TYPE.len() && value[..TYPE.len()].eq_ignore_ascii_case(TYPE)
-    })
 }

@@ -19,7 +19,7 @@ use bodhi_proto::snapshot::{Globs, Pattern, ResponsesIsolation, ServedName, Serv
 use super::UpstreamBody;
 use super::body::Body;
 use super::intake::Taken;
-use super::relay::{Relay, is_event_stream};
+use super::relay::Relay;
 use super::route::{self, Chosen};
 use super::stream::ResponseIdFinder;
 use super::{Exchange, Proxy, Reply, passthrough};
@@ -179,7 +179,7 @@ impl Proxy {
             Recorder::new(
                 self.shared.owners.clone(),
                 self.shared.limits.record_wait,
-                match is_event_stream(response.headers()) {
+                match headers::is_event_stream(response.headers()) {
                     true => ResponseIdFinder::in_events(),
                     false => ResponseIdFinder::in_document(),
                 },
