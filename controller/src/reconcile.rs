@@ -94,6 +94,8 @@ impl Reconciler {
     /// Runs until the source ends.
     pub async fn run(mut self, mut events: mpsc::Receiver<ResourceEvent>) {
         let mut store_changed = self.parts.store.watch();
+        // What changed between the first reading and now has no other herald.
+        store_changed.mark_changed();
         let mut acks_changed = self.parts.sync.acks_changed();
         let mut doubted = false;
         let mut status_due = false;

@@ -109,12 +109,9 @@ fn a_data_plane_restarted_without_a_controller_is_ready_from_its_file() -> anyho
     first_answer(&programs)?;
     // The file is written at most every 5 s.
     let folder = programs.manifests().with_file_name("data-plane");
-    let kept = || {
-        std::fs::read_dir(&folder).ok()?.flatten().find(|file| {
-            file.file_name() != "seal.key" && file.metadata().is_ok_and(|file| file.len() > 200)
-        })
-    };
-    eventually("the last known good configuration to be kept", kept)?;
+    eventually("the last known good configuration to be kept", || {
+        folder.join("snapshot.sealed").is_file().then_some(())
+    })?;
     programs.controller.kill();
     let mut fastest = Duration::MAX;
     for _ in 0..5 {

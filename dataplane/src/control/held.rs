@@ -137,7 +137,10 @@ impl Held {
         if self.folder.is_none() {
             return;
         }
-        if changed && self.save_at.is_none() {
+        // A file that makes nobody ready is worse than none: it would only be written over
+        // five seconds later.
+        let complete = self.publish.borrow().is_some();
+        if changed && complete && self.save_at.is_none() {
             let now = Instant::now();
             let earliest = self.saved.map(|at| at + SAVE_PERIOD);
             self.save_at = Some(earliest.unwrap_or(now).max(now));
