@@ -19,7 +19,7 @@ use std::error::Error;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bodhi_net::dial::{DialError, Resolve, System};
@@ -123,7 +123,8 @@ pub struct Shared {
 
 /// One thread's way to all upstreams. `B` is the one type of request body it sends.
 ///
-/// Must be used inside a tokio `LocalRuntime` or `LocalSet`: connections are tasks of the thread.
+/// Must be used inside a tokio `LocalRuntime` or `LocalSet`: what closes idle connections is a task of
+/// the thread.
 #[derive(Debug)]
 pub struct Upstreams<B, R = System> {
     pool: Rc<Pool<B>>,
@@ -283,6 +284,23 @@ impl<B: 'static> UpstreamBody<B> {
             self.pool.put(lease);
         }
     }
+
+    /// The next piece that is there, or that the connection brings when it is driven.
+    fn poll_incoming(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        // Only driving the connection brings pieces, so nothing else need wake this task.
+        let nobody = &mut Context::from_waker(Waker::noop());
+        let polled = Pin::new(&mut self.incoming).poll_frame(nobody);
+        match &mut self.lease {
+            Some(lease) if polled.is_pending() => {
+                lease.drive(cx);
+                Pin::new(&mut self.incoming).poll_frame(nobody)
+            }
+            _ => polled,
+        }
+    }
 }
 
 impl<B: 'static> Body for UpstreamBody<B> {
@@ -294,7 +312,7 @@ impl<B: 'static> Body for UpstreamBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFailure>>> {
         let this = self.get_mut();
-        match Pin::new(&mut this.incoming).poll_frame(cx) {
+        match this.poll_incoming(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 this.waiting = None;
                 if this.incoming.is_end_stream() {

@@ -7,7 +7,7 @@ use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bodhi_net::dial::{self, Resolve};
@@ -29,7 +29,7 @@ use tokio::time::Instant;
 use tokio_rustls::{TlsConnector, TlsStream};
 
 use super::pool::{Connection, Destination, Lease};
-use super::{BodyFailure, BoxError, Deadline, Failure};
+use super::{BodyFailure, BoxError, Failure};
 
 /// Largest response head; at most 100 headers, hyper's default.
 const MAX_HEAD: usize = 64 * 1024;
@@ -101,17 +101,8 @@ where
         .handshake(io)
         .await
         .map_err(|error| Failure::ConnectFailed(error.to_string()))?;
-    let task = tokio::task::spawn_local(async move {
-        // The request that it fails hears of it by itself; an idle connection ends in silence.
-        let _ = connection.await;
-    });
-    Ok(destination.lease(Connection {
-        sender,
-        task: task.abort_handle(),
-        deadline: Deadline::new(Instant::now() + KEEP_PUBLIC),
-        wrote,
-        keep,
-    }))
+    let driver = Box::pin(connection);
+    Ok(destination.lease(Connection::new(sender, driver, wrote, keep)))
 }
 
 async fn tls_config(
@@ -153,9 +144,12 @@ where
     B: Body<Data = Bytes> + 'static,
 {
     let started = Instant::now();
-    let mut response = pin!(lease.sender.try_send_request(request));
+    let mut response = pin!(lease.send(request));
     let outcome = poll_fn(|cx| {
-        if let Poll::Ready(outcome) = response.as_mut().poll(cx) {
+        lease.drive(cx);
+        // Only driving the connection brings a response, so nothing else need wake this task.
+        let nobody = &mut Context::from_waker(Waker::noop());
+        if let Poll::Ready(outcome) = response.as_mut().poll(nobody) {
             return Poll::Ready(Some(outcome));
         }
         let due = started.max(lease.wrote.get()) + first_byte;

@@ -2,15 +2,20 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::future::Future;
 use std::hash::{BuildHasher, Hash};
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use bodhi_proto::snapshot::{EgressScope, Map, Origin, Roots};
 use foldhash::fast::RandomState;
-use http::HeaderValue;
+use http::{HeaderValue, Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::SendRequest;
-use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::Deadline;
@@ -36,21 +41,69 @@ struct Idle<B> {
 }
 
 /// An open connection; dropping it closes it, whatever it was doing.
+///
+/// It has no task of its own: whoever uses it [drives](Connection::drive) it. So what arrives goes from
+/// the socket to the client in one turn of one task, and all that arrived goes in one write.
 pub(super) struct Connection<B> {
-    pub(super) sender: SendRequest<B>,
-    pub(super) task: AbortHandle,
+    sender: SendRequest<B>,
+    /// The socket's side; `None` once it has closed.
+    driver: Option<Driver>,
     /// The one timer of whatever request is using it.
     pub(super) deadline: Deadline,
     /// When bytes were last written.
     pub(super) wrote: Rc<Cell<Instant>>,
     /// How long it may lie idle.
-    pub(super) keep: Duration,
+    keep: Duration,
 }
 
-impl<B> Drop for Connection<B> {
-    fn drop(&mut self) {
-        // The task owns the socket.
-        self.task.abort();
+/// hyper's half of a connection that reads and writes; it owns the socket.
+pub(super) type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>>>>;
+
+impl<B> Connection<B> {
+    /// An open connection, unused. `wrote` is kept up to date by the driver's socket.
+    pub(super) fn new(
+        sender: SendRequest<B>,
+        driver: Driver,
+        wrote: Rc<Cell<Instant>>,
+        keep: Duration,
+    ) -> Self {
+        Self {
+            sender,
+            driver: Some(driver),
+            deadline: Deadline::new(Instant::now() + keep),
+            wrote,
+            keep,
+        }
+    }
+
+    /// Reads and writes what it can; the task is woken when there is more to do.
+    ///
+    /// What it brings (a response head, a piece of a body) is to be looked for after this, in the
+    /// same turn: it wakes nobody.
+    pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Some(driver) = &mut self.driver
+            && driver.as_mut().poll(cx).is_ready()
+        {
+            // The request that its end fails hears of it by itself; an idle connection ends in silence.
+            self.driver = None;
+        }
+    }
+
+    /// Whether it is open and can take a request, as far as the socket knows by now.
+    fn is_ready(&mut self) -> bool {
+        // Nobody drove it meanwhile. There is no task to wake: it is looked at again before its next use.
+        self.drive(&mut Context::from_waker(Waker::noop()));
+        self.driver.is_some() && self.sender.is_ready()
+    }
+}
+
+impl<B: Body + 'static> Connection<B> {
+    /// Hands over a request; [driving](Connection::drive) it sends it.
+    pub(super) fn send(
+        &mut self,
+        request: Request<B>,
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<B>>>> + use<B> {
+        self.sender.try_send_request(request)
     }
 }
 
@@ -84,8 +137,12 @@ impl<B> Destination<B> {
     /// The connection that was used last, if one is idle and still open.
     pub(super) fn checkout(self: &Rc<Self>, now: Instant) -> Option<Lease<B>> {
         let mut idle = self.idle.borrow_mut();
-        while let Some(Idle { connection, since }) = idle.pop() {
-            if connection.sender.is_ready() && now < since + connection.keep {
+        while let Some(Idle {
+            mut connection,
+            since,
+        }) = idle.pop()
+        {
+            if now < since + connection.keep && connection.is_ready() {
                 return Some(self.lease(connection));
             }
         }
@@ -170,11 +227,11 @@ impl<B: 'static> Pool<B> {
     /// Takes back a connection whose response has ended, if it can be used again.
     pub(super) fn put(self: &Rc<Self>, lease: Lease<B>) {
         let Lease {
-            connection,
+            mut connection,
             destination,
         } = lease;
         // Not ready: the peer closes it, or the request is still being sent although its answer is complete.
-        if !connection.sender.is_ready() {
+        if !connection.is_ready() {
             return;
         }
         let mut idle = destination.idle.borrow_mut();
@@ -196,9 +253,7 @@ impl<B: 'static> Pool<B> {
         self.destinations.borrow_mut().retain(|_, same_hash| {
             same_hash.retain(|destination| {
                 let mut idle = destination.idle.borrow_mut();
-                idle.retain(|i| {
-                    !i.connection.sender.is_closed() && now < i.since + i.connection.keep
-                });
+                idle.retain_mut(|i| now < i.since + i.connection.keep && i.connection.is_ready());
                 any |= !idle.is_empty();
                 !idle.is_empty() || Rc::strong_count(destination) > 1
             });
