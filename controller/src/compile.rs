@@ -197,6 +197,19 @@ struct Resolved {
     defaults: Option<Arc<str>>,
     /// Of an Alias: the name as it is served.
     served_name: Option<Arc<str>>,
+    /// Fields that are set and that this release keeps without acting on them.
+    idle: Vec<&'static str>,
+}
+
+impl Resolved {
+    /// What the owner should know although nothing is wrong.
+    fn notice(&self) -> Option<Problem> {
+        let message = format!(
+            "kept, not acted upon in this release: {}",
+            self.idle.join(", ")
+        );
+        (!self.idle.is_empty()).then(|| Problem::new(Reason::Accepted, message))
+    }
 }
 
 fn served_names(object: &Resolved, outcome: &Outcome) -> Vec<ServedName> {
@@ -240,7 +253,10 @@ fn status(object: &Resolved, outcome: &Outcome) -> ObjectStatus {
         .any(|claim| claim.is_served() && outcome.won(claim));
     let accepted = match (&object.refused, lost.first()) {
         (Some(problem), _) => CompiledCondition::no(ConditionType::Accepted, problem),
-        (None, None) => CompiledCondition::yes(ConditionType::Accepted, Reason::Accepted),
+        (None, None) => match object.notice() {
+            Some(notice) => CompiledCondition::partly(ConditionType::Accepted, &notice),
+            None => CompiledCondition::yes(ConditionType::Accepted, Reason::Accepted),
+        },
         (None, Some((claim, why))) => {
             let more = lost.len() - 1;
             let problem = conflicts::describe(claim, why, more);

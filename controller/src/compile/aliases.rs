@@ -93,8 +93,24 @@ fn resolve(
             max_output_tokens: spec.max_output_tokens.and_then(NonZeroU32::new),
             defaults: spec.defaults.as_ref().map(super::json_text),
             served_name: Some(served_name),
+            idle: idle_fields(spec),
         },
     }
+}
+
+fn idle_fields(spec: &AliasSpec) -> Vec<&'static str> {
+    let api = spec.target.api.as_ref();
+    [
+        (spec.system_prompt.is_some(), "spec.systemPrompt"),
+        (api.is_some_and(|api| !api.retry_on.is_empty()), "spec.target.api.retryOn"),
+        (
+            api.is_some_and(|api| api.routes.len() > 1),
+            "weights and fallback of spec.target.api.routes (the first that offers the endpoint serves)",
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(is_set, field)| is_set.then_some(field))
+    .collect()
 }
 
 /// Outside the release namespace a name that nobody chose carries its namespace.

@@ -20,7 +20,7 @@ use super::problem::Problem;
 use super::{CompiledCredential, Deployment, Resolved, Settings, StoredKeys};
 use crate::api::{
     self, ALLOWED_ORIGINS_ANNOTATION, ApiModel, ApiModelSpec, AuthType, CREDENTIAL_LABEL, Feature,
-    KeyRef, Reason,
+    HealthCheckMode, KeyRef, Reason,
 };
 use crate::index::{Index, Name};
 use crate::validate::{FieldPath, body_faults};
@@ -131,6 +131,7 @@ fn resolve(
             max_output_tokens: None,
             defaults: None,
             served_name: None,
+            idle: idle_fields(spec),
         },
         format: spec.format,
         upstream,
@@ -410,4 +411,21 @@ fn allowed_origins(
              if it goes elsewhere too)"
         ))),
     }
+}
+
+fn idle_fields(spec: &ApiModelSpec) -> Vec<&'static str> {
+    [
+        (
+            spec.discovery.as_ref().is_some_and(|d| d.enabled),
+            "spec.discovery",
+        ),
+        (
+            spec.health_check.mode != HealthCheckMode::Passive,
+            "spec.healthCheck",
+        ),
+        (!spec.pricing.is_empty(), "spec.pricing"),
+    ]
+    .into_iter()
+    .filter_map(|(is_set, field)| is_set.then_some(field))
+    .collect()
 }

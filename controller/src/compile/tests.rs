@@ -191,6 +191,36 @@ fn an_api_model_serves_its_ids_and_its_prefix() {
 }
 
 #[test]
+fn fields_that_are_kept_and_not_acted_upon_are_told() {
+    let spec = json!({ "models": ["a"], "discovery": { "enabled": true } });
+    let routes = json!([{ "apiModel": "o", "model": "a" }]);
+    let compiled = World::default()
+        .with(api_model("o", 0, spec))
+        .with(alias_in(
+            "bodhi",
+            "x",
+            0,
+            routes.clone(),
+            json!({ "systemPrompt": "Be kind." }),
+        ))
+        .with(alias("y", 0, routes))
+        .compile();
+    let accepted = |object| compiled.condition(object, ConditionType::Accepted);
+    for (object, field) in [
+        ("ApiModel/bodhi/o", "spec.discovery"),
+        ("Alias/bodhi/x", "spec.systemPrompt"),
+    ] {
+        assert_eq!(accepted(object).status, ConditionStatus::True);
+        assert!(
+            accepted(object).message.contains(field),
+            "{}",
+            accepted(object).message
+        );
+    }
+    assert_eq!(accepted("Alias/bodhi/y").message, "");
+}
+
+#[test]
 fn without_strip_prefix_ids_and_names_are_the_same() {
     let spec = json!({ "format": "anthropic", "prefix": "claude-", "stripPrefix": false,
         "forwardAll": true, "models": ["claude-sonnet-4-5"] });
