@@ -11,7 +11,7 @@ pub mod models;
 pub(crate) mod path;
 pub mod query;
 
-use http::{Method, Uri};
+use http::{HeaderMap, Method, Uri};
 
 use bodhi_proto::provider::Family;
 
@@ -74,13 +74,20 @@ pub enum Call {
 }
 
 impl Surface {
-    /// The surface a path belongs to, known or not: errors follow its envelope.
-    pub fn of(path: &str) -> Self {
+    /// The surface a request belongs to, known or not: errors follow its envelope.
+    ///
+    /// Google's Python library calls `/v1/models` where its siblings call `/v1beta/models`; its
+    /// credential header tells it from OpenAI's clients.
+    pub fn of(path: &str, headers: &HeaderMap) -> Self {
+        let googles = || {
+            let holds = |name: &str| headers.contains_key(name);
+            holds("x-goog-api-key") && !holds("authorization") && !holds("x-api-key")
+        };
         let under = |root: &str| {
             path.strip_prefix(root)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
-        if under("/v1beta") {
+        if under("/v1beta") || (under("/v1/models") && googles()) {
             Self::Gemini
         } else if under("/anthropic") || under("/v1/messages") {
             Self::Anthropic
@@ -92,8 +99,16 @@ impl Surface {
 
 impl Call {
     /// Understands a request line; the failure says what there is instead.
-    pub fn parse(method: &Method, uri: &Uri) -> Result<Self, Failure> {
-        let path = uri.path();
+    pub fn parse(method: &Method, uri: &Uri, surface: Surface) -> Result<Self, Failure> {
+        match (surface, uri.path().strip_prefix("/v1/models")) {
+            (Surface::Gemini, Some(rest)) => {
+                Self::parse_path(method, &format!("/v1beta/models{rest}"))
+            }
+            _ => Self::parse_path(method, uri.path()),
+        }
+    }
+
+    fn parse_path(method: &Method, path: &str) -> Result<Self, Failure> {
         let (allowed, call) = match path {
             "/v1/chat/completions" => (Method::POST, Self::Chat),
             "/v1/completions" => (Method::POST, Self::Completions),
@@ -240,10 +255,9 @@ mod tests {
     use super::*;
 
     fn parse(method: &str, path: &str) -> Result<Call, Failure> {
-        Call::parse(
-            &method.parse().expect("method"),
-            &path.parse().expect("uri"),
-        )
+        let uri: Uri = path.parse().expect("uri");
+        let surface = Surface::of(uri.path(), &HeaderMap::new());
+        Call::parse(&method.parse().expect("method"), &uri, surface)
     }
 
     #[test]
@@ -331,7 +345,27 @@ mod tests {
             ("/v1betax", Surface::OpenAi),
             ("/", Surface::OpenAi),
         ] {
-            assert_eq!(Surface::of(path), surface, "{path}");
+            assert_eq!(Surface::of(path, &HeaderMap::new()), surface, "{path}");
         }
+    }
+
+    #[test]
+    fn googles_credential_makes_the_models_of_v1_googles() {
+        let surface = |pairs: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.insert(*name, http::HeaderValue::from_static(value));
+            }
+            Surface::of("/v1/models/m:generateContent", &headers)
+        };
+        assert_eq!(surface(&[("x-goog-api-key", "t")]), Surface::Gemini);
+        let both = [("x-goog-api-key", "t"), ("authorization", "Bearer t")];
+        assert_eq!(surface(&both), Surface::OpenAi);
+        let uri: Uri = "/v1/models/m:generateContent".parse().expect("uri");
+        let call = Call::parse(&Method::POST, &uri, Surface::Gemini);
+        assert!(matches!(call, Ok(Call::Gemini { model, .. }) if model == "m"));
+        let list: Uri = "/v1/models".parse().expect("uri");
+        let call = Call::parse(&Method::GET, &list, Surface::Gemini);
+        assert_eq!(call, Ok(Call::ListModels(Surface::Gemini)));
     }
 }

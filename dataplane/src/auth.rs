@@ -102,7 +102,8 @@ mod tests {
         for (name, value) in headers {
             map.append(*name, value.parse().unwrap());
         }
-        authenticate(Surface::of(uri.path()), &uri, &map, &table(None), 0).map(|t| t.id.to_string())
+        authenticate(Surface::of(uri.path(), &map), &uri, &map, &table(None), 0)
+            .map(|t| t.id.to_string())
     }
 
     #[test]
@@ -121,7 +122,7 @@ mod tests {
     fn a_header_of_another_surface_is_not_a_credential() {
         let missing = Err(Failure::MissingCredentials);
         assert_eq!(ask("/v1beta/models", &[("x-api-key", TOKEN)]), missing);
-        assert_eq!(ask("/v1/models", &[("x-goog-api-key", TOKEN)]), missing);
+        assert_eq!(ask("/v1/chat/completions", &[("x-goog-api-key", TOKEN)]), missing);
         assert_eq!(ask("/v1/models?key=static-key", &[]), missing);
     }
 

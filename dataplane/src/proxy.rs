@@ -144,7 +144,7 @@ impl Proxy {
     /// Serves one request. It never fails: failures are answers.
     pub async fn handle(&self, request: Request<Incoming>) -> Response<ReplyBody> {
         let mut exchange = self.begin(&request);
-        let surface = Surface::of(request.uri().path());
+        let surface = Surface::of(request.uri().path(), request.headers());
         let cross_origin = self.cross_origin(&request);
         let active = self.active.borrow_mut().load().clone();
         let preflight = cross_origin != CrossOrigin::Nobody
@@ -153,7 +153,10 @@ impl Proxy {
             true => Ok(Reply::Full(
                 cors::preflight(request.headers()).map(|()| Bytes::new()),
             )),
-            false => self.serve(request, active.as_deref(), &mut exchange).await,
+            false => {
+                let active = active.as_deref();
+                self.serve(request, surface, active, &mut exchange).await
+            }
         };
         let reply = served.unwrap_or_else(|failure| {
             exchange.failed(&failure);
@@ -187,6 +190,7 @@ impl Proxy {
     async fn serve(
         &self,
         request: Request<Incoming>,
+        surface: Surface,
         active: Option<&Active>,
         exchange: &mut Exchange,
     ) -> Result<Reply, Failure> {
@@ -203,7 +207,7 @@ impl Proxy {
             let response = fallback.call(Request::from_parts(head, body)).await?;
             return Ok(Reply::Full(response));
         }
-        let call = Call::parse(request.method(), request.uri())?;
+        let call = Call::parse(request.method(), request.uri(), surface)?;
         exchange.endpoint(call.label());
         if self.shared.gauge.pressure() >= Pressure::Shed {
             return Err(Failure::MemoryPressure);

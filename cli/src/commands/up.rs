@@ -117,6 +117,7 @@ async fn serve(args: Args, data: PathBuf, output: Output) -> anyhow::Result<Answ
     let mut serving = tokio::spawn(plane.serve(signal));
     // Late or not, the gateway listens and says by itself what it lacks.
     let _ = tokio::time::timeout(READY_WAIT, ready).await;
+    controller.caught_up(READY_WAIT).await?;
     let banner = Banner {
         address: match address.ip().is_loopback() {
             true => format!("http://localhost:{}", address.port()),

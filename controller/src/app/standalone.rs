@@ -11,6 +11,7 @@ use anyhow::{Context as _, anyhow};
 use axum::Router;
 use bodhi_proto::secret::Secret;
 use bodhi_proto::snapshot::Scope;
+use bodhi_proto::sync::Revision;
 use jiff::Timestamp;
 use tokio::sync::watch;
 use zeroize::Zeroizing;
@@ -142,6 +143,21 @@ impl Controller {
                 .map(FirstStart::Token),
             false => Ok(FirstStart::NotFirst),
         }
+    }
+
+    /// Waits until every connected data plane holds what the store has now, at most `most`: a
+    /// token is shown when it works.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn caught_up(&self, most: Duration) -> anyhow::Result<()> {
+        let revision = Revision {
+            incarnation: self.store.incarnation().await?,
+            number: *self.store.watch().borrow(),
+        };
+        // Late or not, the caller goes on.
+        self.sync.wait_applied(revision, most).await;
+        Ok(())
     }
 
     async fn mint(&self, name: &str, owner: &str, scope: Scope) -> anyhow::Result<Secret> {

@@ -166,14 +166,19 @@ impl Routes {
                     "no ApiModel {} in namespace {}",
                     route.api_model, alias.namespace
                 );
-                target.leave_out(Problem::new(Reason::ApiModelNotFound, message));
+                target.complain(Problem::new(Reason::ApiModelNotFound, message));
                 continue;
             };
             target.families.insert(model.format.family());
             if let Some(problem) = model.not_usable() {
                 let message = format!("ApiModel {}: {}", route.api_model, problem.message);
-                target.leave_out(Problem::new(Reason::ApiModelNotReady, message));
+                target.complain(Problem::new(Reason::ApiModelNotReady, message));
                 continue;
+            }
+            // A route without its key still answers, with the reason; its Alias is not ready.
+            if let Some(problem) = &model.object.unresolved {
+                let message = format!("ApiModel {}: {}", route.api_model, problem.message);
+                target.complain(Problem::new(Reason::ApiModelNotReady, message));
             }
             target.routes.push(Route {
                 upstream: model.object.object.clone(),
@@ -188,7 +193,7 @@ impl Routes {
     }
 
     /// The first is told; one is enough to look.
-    fn leave_out(&mut self, problem: Problem) {
+    fn complain(&mut self, problem: Problem) {
         self.unresolved.get_or_insert(problem);
     }
 

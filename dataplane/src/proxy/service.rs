@@ -30,7 +30,7 @@ impl Service for Proxy {
         };
         let mut exchange = self.begin(request);
         exchange.failed(&failure);
-        let surface = Surface::of(request.uri().path());
+        let surface = Surface::of(request.uri().path(), request.headers());
         let response = failure.response(surface, &exchange.id().to_string());
         let status = response.status().as_u16();
         response.map(|body| exchange.full(status, body))
