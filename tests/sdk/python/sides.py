@@ -49,8 +49,9 @@ class Side:
 
     @functools.cache  # A client that nothing refers to closes its connections at once.
     def gemini(self):
-        # The library's own default is `v1`; Bodhi serves the version that has every feature.
-        options = types.HttpOptions(base_url=self.gemini_url, api_version="v1beta", timeout=20_000)
+        # Users change base URL and key, nothing else; the provider has but one version.
+        version = "v1beta" if self.name == "direct" else None
+        options = types.HttpOptions(base_url=self.gemini_url, api_version=version, timeout=20_000)
         return genai.Client(api_key=self.key, vertexai=False, http_options=options)
 
 
