@@ -122,7 +122,10 @@ mod tests {
     fn a_header_of_another_surface_is_not_a_credential() {
         let missing = Err(Failure::MissingCredentials);
         assert_eq!(ask("/v1beta/models", &[("x-api-key", TOKEN)]), missing);
-        assert_eq!(ask("/v1/chat/completions", &[("x-goog-api-key", TOKEN)]), missing);
+        assert_eq!(
+            ask("/v1/chat/completions", &[("x-goog-api-key", TOKEN)]),
+            missing
+        );
         assert_eq!(ask("/v1/models?key=static-key", &[]), missing);
     }
 
