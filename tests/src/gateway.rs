@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, ensure};
 use serde::Deserialize;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::process::{Process, binary, eventually};
@@ -181,6 +182,56 @@ impl Gateway {
     /// When there is no answer.
     pub fn post(&self, target: &str, body: impl AsRef<[u8]>) -> anyhow::Result<Response> {
         wire::call(self.address, &self.request("POST", target, body.as_ref()))
+    }
+
+    /// A request with another token than the first, on a connection of its own.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub fn call_as(
+        &self,
+        token: &str,
+        method: &str,
+        target: &str,
+        body: impl AsRef<[u8]>,
+    ) -> anyhow::Result<Response> {
+        let bearer = format!("Bearer {token}");
+        let mut headers = vec![("authorization", bearer.as_str())];
+        if !body.as_ref().is_empty() {
+            headers.push(("content-type", "application/json"));
+        }
+        let request = wire::request(method, target, &headers, body.as_ref());
+        wire::call(self.address, &request)
+    }
+
+    /// The admin token that the data folder keeps.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn admin_token(&self) -> anyhow::Result<String> {
+        let path = self.data().join("admin-token");
+        let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        Ok(text.trim().to_owned())
+    }
+
+    /// Makes the token that `wish` describes, as `POST /bodhi/v1/tokens` reads it, and waits until
+    /// it is served.
+    ///
+    /// # Errors
+    /// When it is refused or never served.
+    pub fn mint(&self, wish: &Value) -> anyhow::Result<String> {
+        let admin = self.admin_token()?;
+        let minted = self.call_as(&admin, "POST", "/bodhi/v1/tokens", wish.to_string())?;
+        let answer = minted.json();
+        let token = answer["token"]
+            .as_str()
+            .with_context(|| format!("{}: {}", minted.status, minted.text()))?;
+        eventually("the new token to be served", || {
+            self.call_as(token, "GET", "/v1/models", b"")
+                .ok()
+                .filter(|answer| answer.status == 200)
+        })?;
+        Ok(token.to_owned())
     }
 
     /// Ends the program and looks for secrets in its output and in all files of its data folder.
