@@ -56,8 +56,8 @@ pub(super) struct Relay {
 #[derive(Debug)]
 enum State {
     Flowing,
-    /// The terminal event was handed over; the connection gets a turn to write it out.
-    Said,
+    /// The last bytes were handed over; the connection gets a turn to write them out.
+    Ending,
     /// Nothing follows but the abort.
     Broken,
     Done,
@@ -111,13 +111,7 @@ impl Relay {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
         match self.state {
             State::Flowing => {}
-            State::Said => {
-                // hyper writes what it was handed when the body has nothing more to give, so
-                // the event goes out before the abort.
-                self.state = State::Broken;
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
+            State::Ending => return self.give_a_turn(cx),
             State::Broken => {
                 self.state = State::Done;
                 return Poll::Ready(Some(Err(Aborted)));
@@ -125,7 +119,7 @@ impl Relay {
             State::Done => return Poll::Ready(None),
         }
         if self.farewell.is_closing() {
-            return self.broke(&Failure::Draining);
+            return self.broke(cx, &Failure::Draining);
         }
         let next = match &mut self.recorder {
             Some(recorder) => recorder.poll_next(cx, &mut self.upstream),
@@ -152,7 +146,7 @@ impl Relay {
                 self.complete();
                 Poll::Ready(None)
             }
-            Some(Err(failure)) => self.broke(&super::failure::within_response(&failure)),
+            Some(Err(failure)) => self.broke(cx, &super::failure::within_response(&failure)),
         }
     }
 
@@ -167,7 +161,11 @@ impl Relay {
     }
 
     /// The upstream broke off: says so if the client is at an event's boundary, then aborts.
-    fn broke(&mut self, failure: &Failure) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
+    fn broke(
+        &mut self,
+        cx: &mut Context<'_>,
+        failure: &Failure,
+    ) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
         let request_id = self
             .exchange
             .as_ref()
@@ -178,7 +176,7 @@ impl Relay {
         self.finish(End::Aborted);
         match &self.events {
             Some(events) if events.boundary.is_between_events() => {
-                self.state = State::Said;
+                self.state = State::Ending;
                 let event = terminal_event(
                     events.dialect,
                     failure,
@@ -187,11 +185,16 @@ impl Relay {
                 );
                 Poll::Ready(Some(Ok(Frame::data(event))))
             }
-            _ => {
-                self.state = State::Done;
-                Poll::Ready(Some(Err(Aborted)))
-            }
+            _ => self.give_a_turn(cx),
         }
+    }
+
+    /// hyper writes what it was handed when a body has nothing more to give, and throws it away
+    /// when a body fails: so what came before the failure goes out before the abort.
+    fn give_a_turn(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
+        self.state = State::Broken;
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn complete(&mut self) {
