@@ -10,6 +10,7 @@
 
 mod attempt;
 mod deadline;
+mod gate;
 mod pool;
 mod retry;
 #[cfg(test)]
@@ -19,7 +20,7 @@ use std::error::Error;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bodhi_net::dial::{DialError, Resolve, System};
@@ -285,18 +286,16 @@ impl<B: 'static> UpstreamBody<B> {
         }
     }
 
-    /// The next piece that is there, or that the connection brings when it is driven.
+    /// The next piece that is there, or that a turn of the connection brings.
     fn poll_incoming(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        // Only driving the connection brings pieces, so nothing else need wake this task.
-        let nobody = &mut Context::from_waker(Waker::noop());
-        let polled = Pin::new(&mut self.incoming).poll_frame(nobody);
+        let incoming = &mut self.incoming;
+        let polled = Pin::new(&mut *incoming).poll_frame(&mut pool::nobody());
         match &mut self.lease {
             Some(lease) if polled.is_pending() => {
-                lease.drive(cx);
-                Pin::new(&mut self.incoming).poll_frame(nobody)
+                lease.turn(cx, |cx| Pin::new(incoming).poll_frame(cx))
             }
             _ => polled,
         }

@@ -7,7 +7,7 @@ use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bodhi_net::dial::{self, Resolve};
@@ -146,10 +146,7 @@ where
     let started = Instant::now();
     let mut response = pin!(lease.send(request));
     let outcome = poll_fn(|cx| {
-        lease.drive(cx);
-        // Only driving the connection brings a response, so nothing else need wake this task.
-        let nobody = &mut Context::from_waker(Waker::noop());
-        if let Poll::Ready(outcome) = response.as_mut().poll(nobody) {
+        if let Poll::Ready(outcome) = lease.turn(cx, |cx| response.as_mut().poll(cx)) {
             return Poll::Ready(Some(outcome));
         }
         let due = started.max(lease.wrote.get()) + first_byte;

@@ -6,7 +6,7 @@ use std::future::Future;
 use std::hash::{BuildHasher, Hash};
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bodhi_proto::snapshot::{EgressScope, Map, Origin, Roots};
@@ -19,6 +19,7 @@ use hyper::client::conn::http1::SendRequest;
 use tokio::time::Instant;
 
 use super::Deadline;
+use super::gate::Gate;
 
 /// Idle connections kept per destination and thread; the oldest go first.
 const MAX_IDLE: usize = 64;
@@ -42,12 +43,13 @@ struct Idle<B> {
 
 /// An open connection; dropping it closes it, whatever it was doing.
 ///
-/// It has no task of its own: whoever uses it [drives](Connection::drive) it. So what arrives goes from
+/// It has no task of its own: whoever uses it lends it [turns](Connection::turn). So what arrives goes from
 /// the socket to the client in one turn of one task, and all that arrived goes in one write.
 pub(super) struct Connection<B> {
     sender: SendRequest<B>,
     /// The socket's side; `None` once it has closed.
     driver: Option<Driver>,
+    gate: Gate,
     /// The one timer of whatever request is using it.
     pub(super) deadline: Deadline,
     /// When bytes were last written.
@@ -70,41 +72,63 @@ impl<B> Connection<B> {
         Self {
             sender,
             driver: Some(driver),
+            gate: Gate::new(),
             deadline: Deadline::new(Instant::now() + keep),
             wrote,
             keep,
         }
     }
 
-    /// Reads and writes what it can; the task is woken when there is more to do.
+    /// Reads and writes what it can, then looks with `take` for what that brought (a response head, a
+    /// piece of a body). While there is none, the task is woken when there is more to do.
     ///
-    /// What it brings (a response head, a piece of a body) is to be looked for after this, in the
-    /// same turn: it wakes nobody.
-    pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
-        if let Some(driver) = &mut self.driver
-            && driver.as_mut().poll(cx).is_ready()
-        {
-            // The request that its end fails hears of it by itself; an idle connection ends in silence.
-            self.driver = None;
+    /// `take` need not have itself woken: nothing but this brings what it looks for.
+    pub(super) fn turn<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        take: impl FnOnce(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        drive(
+            &mut self.driver,
+            &mut Context::from_waker(self.gate.close()),
+        );
+        let taken = take(&mut nobody());
+        if taken.is_pending() {
+            self.gate.open(cx);
         }
+        taken
     }
 
     /// Whether it is open and can take a request, as far as the socket knows by now.
     fn is_ready(&mut self) -> bool {
         // Nobody drove it meanwhile. There is no task to wake: it is looked at again before its next use.
-        self.drive(&mut Context::from_waker(Waker::noop()));
+        drive(&mut self.driver, &mut nobody());
         self.driver.is_some() && self.sender.is_ready()
     }
 }
 
 impl<B: Body + 'static> Connection<B> {
-    /// Hands over a request; [driving](Connection::drive) it sends it.
+    /// Hands over a request; its [turns](Connection::turn) send it.
     pub(super) fn send(
         &mut self,
         request: Request<B>,
     ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<B>>>> + use<B> {
         self.sender.try_send_request(request)
     }
+}
+
+fn drive(driver: &mut Option<Driver>, cx: &mut Context<'_>) {
+    if let Some(open) = driver
+        && open.as_mut().poll(cx).is_ready()
+    {
+        // The request that its end fails hears of it by itself; an idle connection ends in silence.
+        *driver = None;
+    }
+}
+
+/// A context in which nobody waits.
+pub(super) fn nobody() -> Context<'static> {
+    Context::from_waker(Waker::noop())
 }
 
 /// A connection in use by one request.
