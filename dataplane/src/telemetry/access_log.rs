@@ -16,7 +16,7 @@ use bodhi_proto::names::{ObjectRef, TokenId};
 use crate::api::Label;
 
 /// Lines waiting for the writer; beyond it they are dropped and counted.
-const WAITING: usize = 16 * 1024;
+const WAITING: usize = 4 * 1024;
 /// How long lines may gather before they are written: waking the writer for each would cost a
 /// request more than all the rest of its line does.
 const GATHER: Duration = Duration::from_millis(10);
