@@ -66,6 +66,9 @@ struct Args {
     /// Folder of the programs; default: this program's own.
     #[arg(long, value_name = "DIR")]
     programs: Option<PathBuf>,
+    /// Folder of other programs to measure in the same rounds, as "before".
+    #[arg(long, value_name = "DIR")]
+    against: Option<PathBuf>,
     /// Where all figures go as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -123,6 +126,15 @@ async fn main() -> anyhow::Result<()> {
         setup.access_log = access_log;
         let gateway = Gateway::start(&folder.path().join(&name), setup).await?;
         proxies.gateways.push((name, gateway));
+    }
+    if let Some(programs) = &args.against {
+        let before = Setup {
+            programs,
+            access_log: false,
+            ..setup
+        };
+        let gateway = Gateway::start(&folder.path().join("before"), before).await?;
+        proxies.gateways.push(("before".into(), gateway));
     }
     let variants = proxies.variants(upstream.listen);
     let mut report = Report {
