@@ -22,8 +22,9 @@ use bodhi_proto::provider::{Family, Format};
 use bodhi_proto::snapshot::*;
 use bodhi_proto::sync::{Revision, Source};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
 use tokio::runtime::Handle;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 /// Nothing here takes longer.
@@ -154,6 +155,38 @@ fn serves(snapshot: &Snapshot, name: &str) -> bool {
 fn knows(snapshot: &Snapshot, id: &str) -> bool {
     let table = snapshot.tokens.as_ref();
     table.is_some_and(|t| t.get(&TokenHash::of(id.as_bytes())).is_some())
+}
+
+/// Connects once. A plane that came back would tell how its second stream ended.
+fn once(connector: Connector) -> Connect {
+    let connected = AtomicBool::new(false);
+    Connect::InProcess(Arc::new(move || {
+        match connected.swap(true, Ordering::Relaxed) {
+            false => connector(),
+            true => Box::pin(std::future::pending()),
+        }
+    }))
+}
+
+/// Bytes to and from a Unix socket.
+fn bridge(socket: PathBuf) -> Connector {
+    Arc::new(move || {
+        let socket = socket.clone();
+        Box::pin(async move {
+            let mut stream = UnixStream::connect(socket).await?;
+            let (near, mut far) = tokio::io::duplex(1 << 16);
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut far, &mut stream).await });
+            Ok(near)
+        })
+    })
+}
+
+/// How the first stream ended.
+async fn end(control: &Control) -> Option<String> {
+    let mut status = control.status();
+    let ended = status.wait_for(|s| s.last_end.is_some());
+    let end = timeout(SOON, ended).await.expect("it ends soon").unwrap();
+    end.last_end.clone()
 }
 
 fn nowhere() -> Connect {
@@ -296,8 +329,7 @@ async fn a_restarted_controller_wipes_nothing() {
     timeout(SOON, running).await.unwrap().unwrap();
     let mut status = control.status();
     let gone = status.wait_for(|s| s.controller.is_none());
-    let end = timeout(SOON, gone).await.unwrap().unwrap().last_end.clone();
-    assert_eq!(end.as_deref(), Some("goodbye: the controller stops"));
+    timeout(SOON, gone).await.unwrap().unwrap();
     let now = control.snapshots().borrow().clone().unwrap();
     assert!(Arc::ptr_eq(&first.table, &now.table));
 
@@ -518,19 +550,26 @@ async fn a_list_that_loses_most_is_believed_the_second_time() {
 async fn goodbye_ends_every_stream() {
     let server = server(&Arc::default());
     server.publish(everything(&["fast"]));
-    let control = plane(Connect::InProcess(server.in_process()), None);
-    let mut status: watch::Receiver<control::Status> = control.status();
-    timeout(SOON, status.wait_for(|s| s.confirmed.is_some()))
-        .await
-        .unwrap()
-        .unwrap();
+    let planes = [(); 3].map(|()| plane(once(server.in_process()), None));
+    for control in &planes {
+        snapshot(control, |s| serves(s, "fast")).await;
+    }
     server.goodbye("an upgrade");
-    let ended = status.wait_for(|s| s.last_end.is_some());
-    let end = timeout(SOON, ended)
-        .await
-        .unwrap()
-        .unwrap()
-        .last_end
-        .clone();
-    assert_eq!(end.as_deref(), Some("goodbye: an upgrade"));
+    for control in &planes {
+        assert_eq!(end(control).await.as_deref(), Some("goodbye: an upgrade"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_controller_that_stops_says_so_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("controller.sock");
+    let (stop, running) = listen(&socket, &["fast"]).await;
+    let control = plane(once(bridge(socket.clone())), None);
+    snapshot(&control, |s| serves(s, "fast")).await;
+    drop(stop);
+    let end = end(&control).await;
+    assert_eq!(end.as_deref(), Some("goodbye: the controller stops"));
+    timeout(SOON, running).await.unwrap().unwrap();
+    assert!(!socket.exists(), "the socket is left behind");
 }
