@@ -187,6 +187,8 @@ impl Proxy {
         }
     }
 
+    /// Every request's future is as large as its largest path, and is moved: the rare paths are
+    /// boxed, so that the common one stays small.
     async fn serve(
         &self,
         request: Request<Incoming>,
@@ -201,11 +203,7 @@ impl Proxy {
             && Fallback::takes(request.uri().path())
         {
             exchange.endpoint(Label::Admin);
-            let (head, body) = request.into_parts();
-            let limit = self.shared.limits.other_body;
-            let body = self.take_in_plain(&head.headers, body, limit).await?;
-            let response = fallback.call(Request::from_parts(head, body)).await?;
-            return Ok(Reply::Full(response));
+            return Box::pin(self.fall_back(fallback, request)).await;
         }
         let call = Call::parse(request.method(), request.uri(), surface)?;
         exchange.endpoint(call.label());
@@ -222,11 +220,25 @@ impl Proxy {
                 listing::answer(active, &token, &call, request.uri()).map(Reply::Full)
             }
             Call::Response(action, ref id) => {
-                self.response_by_id(active, &token, &call, (action, id), request, exchange)
+                let of_one = (action, id.as_str());
+                Box::pin(self.response_by_id(active, &token, &call, of_one, request, exchange))
                     .await
             }
             _ => self.forward(active, &token, &call, request, exchange).await,
         }
+    }
+
+    /// A request for the console or the admin API.
+    async fn fall_back(
+        &self,
+        fallback: &Fallback,
+        request: Request<Incoming>,
+    ) -> Result<Reply, Failure> {
+        let (head, body) = request.into_parts();
+        let limit = self.shared.limits.other_body;
+        let body = self.take_in_plain(&head.headers, body, limit).await?;
+        let response = fallback.call(Request::from_parts(head, body)).await?;
+        Ok(Reply::Full(response))
     }
 
     /// A request that names a model: takes it in, finds its route and passes it on.

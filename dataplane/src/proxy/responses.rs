@@ -92,7 +92,7 @@ impl Proxy {
             .into_iter()
             .flatten()
         {
-            self.judge_owner(token, active, &id).await?;
+            Box::pin(self.judge_owner(token, active, &id)).await?;
         }
         Ok(())
     }
