@@ -14,6 +14,7 @@ use bodhi_proto::sync::{Revision, Source};
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use crate::compile::{Compiled, CompiledCredential, Settings, StoredKeys, compile};
 use crate::index::{Index, Resources};
@@ -26,8 +27,8 @@ use crate::sync::{Publication, Server, Tokens};
 const STORE_RETRY: Duration = Duration::from_secs(2);
 /// How soon a list that shrank too much is read a second time.
 const DOUBT: Duration = Duration::from_secs(1);
-/// Least time between two writes of statuses.
-const STATUS_PACE: Duration = Duration::from_secs(1);
+/// How long changes gather before statuses are written, however many more come.
+const STATUS_PACE: Duration = Duration::from_millis(250);
 
 /// Everything known at one moment, for the admin API to read.
 #[derive(Clone, Default)]
@@ -98,7 +99,7 @@ impl Reconciler {
         store_changed.mark_changed();
         let mut acks_changed = self.parts.sync.acks_changed();
         let mut doubted = false;
-        let mut status_due = false;
+        let mut status_due: Option<Instant> = None;
         loop {
             tokio::select! {
                 event = events.recv() => {
@@ -107,7 +108,7 @@ impl Reconciler {
                     self.resources.apply(event);
                     if settled {
                         doubted = self.publish_resources();
-                        status_due = true;
+                        status_due.get_or_insert_with(|| Instant::now() + STATUS_PACE);
                     }
                 }
                 Ok(()) = store_changed.changed() => {
@@ -115,16 +116,18 @@ impl Reconciler {
                     let changes = persist(|| self.parts.store.changes_since(since)).await;
                     if self.take_changes(changes) {
                         doubted = self.publish_resources();
-                        status_due = true;
+                        status_due.get_or_insert_with(|| Instant::now() + STATUS_PACE);
                     }
                 }
-                Ok(()) = acks_changed.changed() => status_due = true,
+                Ok(()) = acks_changed.changed() => {
+                    status_due.get_or_insert_with(|| Instant::now() + STATUS_PACE);
+                }
                 () = tokio::time::sleep(DOUBT), if doubted => {
                     self.parts.files.rescan().await;
                     doubted = self.publish_resources();
                 }
-                () = tokio::time::sleep(STATUS_PACE / 4), if status_due => {
-                    status_due = false;
+                () = tokio::time::sleep_until(status_due.unwrap_or_else(Instant::now)), if status_due.is_some() => {
+                    status_due = None;
                     self.write_statuses().await;
                 }
             }

@@ -120,7 +120,7 @@ enum Reply {
 }
 
 impl Proxy {
-    /// A thread's own state, made on that thread, inside its `LocalSet`. `thread_id` is random,
+    /// A thread's own state, made on that thread, inside its runtime. `thread_id` is random,
     /// so that request ids do not repeat.
     pub fn new(shared: Arc<Shared>, drain: Signal, thread_id: u32) -> Self {
         let farewell = Rc::<Farewell>::default();
