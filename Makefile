@@ -32,22 +32,22 @@ help: ## list the targets
 .PHONY: up
 up: ## build what is needed and start the gateway on http://localhost:1135
 	@scripts/setup.sh build
-	cargo build --workspace --bin bodhi
+	cargo build --workspace --exclude bodhi-worker --bin bodhi
 	@exec "$$CARGO_TARGET_DIR/debug/bodhi" up $(ARGS)
 
 .PHONY: check
 check: ## formatting, lints and forbidden dependencies: run before each commit
 	@scripts/setup.sh build check
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --workspace --exclude bodhi-worker --all-targets -- -D warnings
 	@scripts/check-deps.py
 
 .PHONY: test-fast
 test-fast: ## all Rust tests, without the client libraries
 	@scripts/setup.sh build check test
-	cargo build --workspace --bins
+	cargo build --workspace --exclude bodhi-worker --bins
 	@scripts/check-docs.py "$$CARGO_TARGET_DIR/debug"
-	cargo test --workspace --no-fail-fast
+	cargo test --workspace --exclude bodhi-worker --no-fail-fast
 
 .PHONY: test
 test: ## everything: checks, Rust tests, the official client libraries
@@ -60,16 +60,16 @@ test: ## everything: checks, Rust tests, the official client libraries
 .PHONY: test-sdk
 test-sdk: ## the official Python and Node libraries, directly and through the gateway
 	@scripts/setup.sh build sdk
-	cargo build --workspace --bins
+	cargo build --workspace --exclude bodhi-worker --bins
 	tests/sdk/run.sh install
-	cargo test --workspace --test sdk -- --ignored --test-threads=1
+	cargo test --workspace --exclude bodhi-worker --test sdk -- --ignored --test-threads=1
 
 .PHONY: soak
 soak: ## the random and exhaustive tests at full length, with a new seed unless BODHI_SEED=n
 	@scripts/setup.sh build test
-	cargo build --workspace --bins
+	cargo build --workspace --exclude bodhi-worker --bins
 	BODHI_SOAK=1 BODHI_EDITS=$${BODHI_EDITS:-1000} BODHI_SEED=$${BODHI_SEED:-$$RANDOM} \
-		cargo test --workspace --no-fail-fast -- --nocapture
+		cargo test --workspace --exclude bodhi-worker --no-fail-fast -- --nocapture
 
 # More arguments, as in: make bench BENCH="--scale --rounds 9"
 BENCH ?=

@@ -1,0 +1,1 @@
+//! What runs the model: one thread owns it, everybody else sends it work.

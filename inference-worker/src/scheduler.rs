@@ -1,0 +1,1 @@
+//! Which tokens go into the next step.
