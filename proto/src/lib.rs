@@ -5,6 +5,7 @@
 //! once, at the border, into types that cannot be wrong; decisions (which model,
 //! may this token, may this address be dialled) are plain functions over them.
 
+pub mod chat;
 pub mod digest;
 pub mod egress;
 pub mod names;

@@ -29,3 +29,14 @@ pub mod sync {
 pub mod telemetry {
     tonic::include_proto!("bodhi.telemetry.v1");
 }
+
+/// Messages and service of `bodhi.inference.v1`.
+#[expect(
+    missing_docs,
+    clippy::all,
+    clippy::allow_attributes,
+    reason = "generated from schema/bodhi/inference/v1, where the comments are"
+)]
+pub mod inference {
+    tonic::include_proto!("bodhi.inference.v1");
+}
