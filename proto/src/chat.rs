@@ -9,10 +9,17 @@
 //! References: OpenAI API reference (Chat, Completions), Anthropic Messages API, Gemini API
 //! `generateContent`; sampling parameters beyond those are llama.cpp's.
 
+mod decode;
+mod encode;
 mod event;
+mod fault;
+mod report;
 mod sampling;
 
+pub use decode::ChatDecodeError;
 pub use event::{Event, FinishReason, Load, ReplyEvent, Timings, TokenLogprob, TopLogprob, Usage};
+pub use fault::{Fault, FaultCode};
+pub use report::{Failure, ModelInfo, Phase, Progress, Report};
 pub use sampling::{Dry, Mirostat, RANGES, Range, Sampling, Xtc};
 
 use std::num::NonZeroU32;

@@ -2,6 +2,7 @@
 //! encode, decode and the gRPC edges.
 
 mod convert;
+mod status;
 
 pub use convert::{WireError, deny_from_wire, deny_to_wire};
 pub(crate) use convert::{
