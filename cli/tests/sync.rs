@@ -122,7 +122,10 @@ fn everything(names: &[&str]) -> Publication {
         marks: vec![
             (Source::Files, Revision::number(1)),
             (Source::Store, Revision::number(10)),
+            (Source::Workers, Revision::number(1)),
         ],
+        pools: Some(Vec::new()),
+        endpoints: Some(Vec::new()),
     }
 }
 

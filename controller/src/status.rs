@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use bodhi_proto::names::ObjectRef;
-use bodhi_proto::snapshot::Kind;
+use bodhi_proto::snapshot::{Kind, WorkerId};
 use bodhi_proto::sync::{Revision, Source};
 use jiff::Timestamp;
 use serde_json::Value;
@@ -41,7 +41,10 @@ fn rejections<'a>(
     let mut found = BTreeMap::new();
     for (plane, rejection) in acks.rejections() {
         let object = match rejection.kind {
-            Kind::Upstream | Kind::Credential => ObjectRef::parse(&rejection.name).ok(),
+            Kind::Upstream | Kind::Credential | Kind::Pool => {
+                ObjectRef::parse(&rejection.name).ok()
+            }
+            Kind::Endpoint => WorkerId::parse(&rejection.name).ok().map(|id| id.pool),
             Kind::ServedName => compiled
                 .served
                 .iter()

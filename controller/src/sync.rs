@@ -23,7 +23,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bodhi_proto::names::TokenId;
-use bodhi_proto::snapshot::{Credential, Policy, ServedName, Token, Upstream};
+use bodhi_proto::snapshot::{
+    Credential, Policy, Pool, ServedName, Token, Upstream, WorkerEndpoint,
+};
 use bodhi_proto::sync::{Deny, Mark, Revision, Source};
 use tokio::sync::watch;
 
@@ -46,13 +48,17 @@ pub struct Publication {
     pub served_names: Option<Vec<Arc<ServedName>>>,
     /// All keys there are.
     pub credentials: Option<Vec<Arc<Credential>>>,
+    /// All local models there are.
+    pub pools: Option<Vec<Arc<Pool>>>,
+    /// All workers that are ready.
+    pub endpoints: Option<Vec<Arc<WorkerEndpoint>>>,
     /// The gateway's rules. Needed once before any data plane becomes ready.
     pub policy: Option<Arc<Policy>>,
     /// Tokens.
     pub tokens: Tokens,
     /// How far each source is contained once this is published. A kind is offered only when
     /// each of its sources was named once: files for upstreams and names, the store for
-    /// tokens, both for credentials.
+    /// tokens, both for credentials; workers for endpoints, files and workers for pools.
     pub marks: Vec<(Source, Revision)>,
 }
 

@@ -8,6 +8,7 @@ mod credential;
 mod decode;
 mod encode;
 mod policy;
+mod pool;
 mod resource;
 mod route;
 mod token;
@@ -16,6 +17,9 @@ mod upstream;
 pub use credential::{AllowedOrigins, Credential, OriginPattern, OriginPatternError};
 pub use decode::DecodeError;
 pub use policy::{Policy, ResponsesIsolation};
+pub use pool::{
+    Balancing, LocalFeatures, Pool, PoolState, WorkerAddress, WorkerEndpoint, WorkerId,
+};
 pub use resource::{Kind, KindSet, POLICY_NAME, Resource};
 pub use route::{Pattern, Refusal, Route, RouteModel, ServedKey, ServedName, Serving, Visibility};
 pub use token::{Globs, ModelCap, Scope, Token, TokenHash, TokenLimits, TokenTable};
@@ -40,13 +44,17 @@ pub struct Snapshot {
     pub upstreams: Arc<Map<ObjectRef, Arc<Upstream>>>,
     /// Keys by the ApiModel that uses them; at most one each.
     pub credentials: Arc<Map<ObjectRef, Arc<Credential>>>,
+    /// Local models by their Alias.
+    pub pools: Arc<Map<ObjectRef, Arc<Pool>>>,
+    /// The workers of each pool, in order of their ids; a pool without any is left out.
+    pub workers: Arc<Map<ObjectRef, Arc<[Arc<WorkerEndpoint>]>>>,
     /// Names, by family, exact and prefix.
     pub table: Arc<Table>,
     /// Tokens by hash. `None`: no table was ever received, which is 503 and not 401.
     pub tokens: Option<TokenTable>,
     /// Gateway-wide lists and caps.
     pub policy: Arc<Policy>,
-    /// Upstreams that this data plane could not accept and holds no earlier version of.
+    /// Upstreams and pools that this data plane could not accept and holds no earlier version of.
     /// A route to one of them answers this refusal.
     pub rejected: Arc<Map<ObjectRef, Refusal>>,
     /// What it contains of each source, as the header `x-bodhi-mark` shows it.

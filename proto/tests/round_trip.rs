@@ -302,8 +302,76 @@ fn policy() -> impl Strategy<Value = Resource> {
     })
 }
 
+fn alias() -> impl Strategy<Value = ObjectRef> {
+    (label(), label()).prop_map(|(ns, name)| ObjectRef::alias(&ns, &name))
+}
+
+fn pool_state() -> impl Strategy<Value = PoolState> {
+    prop_oneof![
+        Just(PoolState::Ready),
+        Just(PoolState::Starting),
+        Just(PoolState::Asleep),
+        (text(), text(), any::<bool>()).prop_map(|(reason, message, unsupported)| {
+            PoolState::Failed(Refusal {
+                reason,
+                message,
+                unsupported,
+            })
+        }),
+    ]
+}
+
+fn pool() -> impl Strategy<Value = Resource> {
+    let features = any::<[bool; 4]>();
+    let rest = (millis(), any::<u32>(), option::of(text()), pool_state());
+    (alias(), features, option::of(100..1000_u32), rest).prop_map(
+        |(object, features, percent, (hold_timeout, max_held, system_prompt, state))| {
+            let [chat, completions, embeddings, rerank] = features;
+            Resource::Pool(Arc::new(Pool {
+                object,
+                features: LocalFeatures {
+                    chat,
+                    completions,
+                    embeddings,
+                    rerank,
+                },
+                balancing: match percent {
+                    None => Balancing::LeastLoad,
+                    Some(mean_load_percent) => Balancing::PrefixHash { mean_load_percent },
+                },
+                hold_timeout,
+                max_held,
+                system_prompt,
+                state,
+            }))
+        },
+    )
+}
+
+fn endpoint() -> impl Strategy<Value = Resource> {
+    let address = prop_oneof!["unix:/[a-z/]{1,30}\\.sock", "[a-z]{1,9}:[1-9][0-9]{0,3}"];
+    (alias(), label(), address, nonzero()).prop_map(|(pool, worker, address, slots)| {
+        Resource::Endpoint(Arc::new(WorkerEndpoint {
+            id: WorkerId {
+                pool,
+                worker: worker.into(),
+            },
+            address: WorkerAddress::parse(&address).unwrap(),
+            slots: slots.get(),
+        }))
+    })
+}
+
 fn resource() -> impl Strategy<Value = Resource> {
-    prop_oneof![upstream(), credential(), served_name(), token(), policy()]
+    prop_oneof![
+        upstream(),
+        credential(),
+        served_name(),
+        token(),
+        policy(),
+        pool(),
+        endpoint()
+    ]
 }
 
 proptest! {

@@ -33,6 +33,7 @@ enum Edit {
     Upstream(u8, Option<u8>),
     Served(u8, Option<u8>),
     Credential(u8, Option<u8>),
+    Worker(u8, Option<u8>),
     Token(u8, u8),
     Revoke(u8),
 }
@@ -59,6 +60,7 @@ fn edits() -> impl Strategy<Value = Edit> {
         (0..4_u8, value()).prop_map(|(n, v)| Edit::Upstream(n, v)),
         (0..6_u8, value()).prop_map(|(n, v)| Edit::Served(n, v)),
         (0..4_u8, value()).prop_map(|(n, v)| Edit::Credential(n, v)),
+        (0..4_u8, value()).prop_map(|(n, v)| Edit::Worker(n, v)),
         (0..12_u8, any::<u8>()).prop_map(|(n, v)| Edit::Token(n, v)),
         (0..12_u8).prop_map(Edit::Revoke),
     ]
@@ -131,6 +133,15 @@ fn credential(n: u8, value: u8) -> Resource {
         object: object(n),
         secret: Secret::new(format!("sk-{value}{end}")),
         allowed_origins: AllowedOrigins::Any,
+    }))
+}
+
+fn worker(n: u8, value: u8) -> Resource {
+    Resource::Endpoint(Arc::new(WorkerEndpoint {
+        id: WorkerId::parse(&format!("Alias/bodhi/local/{n}")).unwrap(),
+        address: WorkerAddress::parse(&format!("worker{value}:1")).unwrap(),
+        // Nobody can be served by none.
+        slots: u32::from(!is_bad(value)),
     }))
 }
 
@@ -230,6 +241,7 @@ impl World {
     fn edit(&mut self, edit: Edit) {
         let source = match edit {
             Edit::Upstream(..) | Edit::Served(..) => Source::Files,
+            Edit::Worker(..) => Source::Workers,
             Edit::Credential(..) | Edit::Token(..) | Edit::Revoke(_) => Source::Store,
         };
         match edit {
@@ -256,6 +268,7 @@ impl World {
                 Edit::Upstream(n, value) => put(upstream, n, value),
                 Edit::Served(n, value) => put(served, n, value),
                 Edit::Credential(n, value) => put(credential, n, value),
+                Edit::Worker(n, value) => put(worker, n, value),
                 Edit::Token(n, value) => Ok(token(n, value)),
                 Edit::Revoke(t) => {
                     denies.push(Deny {
@@ -473,6 +486,11 @@ impl World {
                         .any(|held| held == s),
                     Resource::Token(t) => snapshot.tokens.as_ref().unwrap().get(&t.hash) == Some(t),
                     Resource::Policy(p) => snapshot.policy == *p,
+                    Resource::Pool(p) => snapshot.pools.get(&p.object) == Some(p),
+                    Resource::Endpoint(e) => snapshot
+                        .workers
+                        .get(&e.id.pool)
+                        .is_some_and(|workers| workers.contains(e)),
                 };
                 assert!(holds, "{kind} {name}");
             }
@@ -484,6 +502,9 @@ impl World {
         // Nothing but what is offered, and what is offered but not accepted.
         for object in snapshot.upstreams.keys() {
             assert!(state.get(Kind::Upstream, &object.to_string()).is_some());
+        }
+        for worker in snapshot.workers.values().flat_map(|workers| workers.iter()) {
+            assert!(state.get(Kind::Endpoint, &worker.id.to_string()).is_some());
         }
         for object in snapshot.rejected.keys() {
             assert!(!snapshot.upstreams.contains_key(object));

@@ -108,6 +108,15 @@ impl Hub {
             publication
                 .policy
                 .map(|p| (Kind::Policy, vec![Resource::Policy(p)])),
+            publication
+                .pools
+                .map(|s| (Kind::Pool, s.into_iter().map(Resource::Pool).collect())),
+            publication.endpoints.map(|s| {
+                (
+                    Kind::Endpoint,
+                    s.into_iter().map(Resource::Endpoint).collect(),
+                )
+            }),
         ];
         let state = &mut inner.state;
         for (kind, resources) in sets.into_iter().flatten() {

@@ -9,10 +9,11 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 
 use super::{
-    AllowedOrigins, Auth, BaseUrl, Credential, EgressScope, Features, Globs, Kind, ModelCap,
-    OriginPattern, OutputLimitField, POLICY_NAME, Policy, Refusal, Resource, ResponsesIsolation,
-    Roots, Route, RouteModel, Scope, ServedKey, ServedName, Serving, Timeouts, Token, TokenHash,
-    TokenLimits, Upstream, Visibility,
+    AllowedOrigins, Auth, Balancing, BaseUrl, Credential, EgressScope, Features, Globs, Kind,
+    LocalFeatures, ModelCap, OriginPattern, OutputLimitField, POLICY_NAME, Policy, Pool, PoolState,
+    Refusal, Resource, ResponsesIsolation, Roots, Route, RouteModel, Scope, ServedKey, ServedName,
+    Serving, Timeouts, Token, TokenHash, TokenLimits, Upstream, Visibility, WorkerAddress,
+    WorkerEndpoint, WorkerId,
 };
 use crate::names::{ModelName, ObjectKind, ObjectRef, TokenId};
 use crate::provider::Format;
@@ -61,6 +62,8 @@ impl Resource {
             Kind::ServedName => Self::ServedName(Arc::new(served_name(name, parse(body)?)?)),
             Kind::Token => Self::Token(Arc::new(token(name, parse(body)?)?)),
             Kind::Policy => Self::Policy(Arc::new(policy(name, parse(body)?)?)),
+            Kind::Pool => Self::Pool(Arc::new(pool(name, parse(body)?)?)),
+            Kind::Endpoint => Self::Endpoint(Arc::new(endpoint(name, parse(body)?)?)),
         })
     }
 }
@@ -178,11 +181,7 @@ fn served_name(name: &str, s: pb::ServedName) -> Result<ServedName, DecodeError>
     let routes = list("routes", s.routes, route)?;
     let serving = match (routes.is_empty(), s.refusal) {
         (false, None) => Serving::Routes(routes),
-        (true, Some(refusal)) => Serving::Refused(Refusal {
-            reason: bounded("refusal.reason", &refusal.reason, TEXT_MAX)?.into(),
-            message: bounded("refusal.message", &refusal.message, JSON_MAX)?.into(),
-            unsupported: refusal.unsupported,
-        }),
+        (true, Some(why)) => Serving::Refused(refusal(why)?),
         (true, None) => return Err(wrong("routes", "must not be empty")),
         (false, Some(_)) => return Err(wrong("refusal", "stands beside routes")),
     };
@@ -211,7 +210,7 @@ fn route(r: pb::Route) -> Result<Route, DecodeError> {
         text => Ok(Arc::from(bounded(field, text, TEXT_MAX)?)),
     };
     Ok(Route {
-        upstream: api_model("routes.upstream", &r.upstream)?,
+        upstream: ObjectRef::parse(&r.upstream).map_err(|e| wrong("routes.upstream", e))?,
         model: match r.model {
             Some(pb::route::Model::Named(named)) => RouteModel::Named(id("routes.named", &named)?),
             Some(pb::route::Model::Remainder(true)) => RouteModel::Remainder,
@@ -333,4 +332,60 @@ fn millis(given: u64, default: Duration) -> Duration {
         0 => default,
         ms => Duration::from_millis(ms),
     }
+}
+
+fn refusal(refusal: pb::Refusal) -> Result<Refusal, DecodeError> {
+    Ok(Refusal {
+        reason: bounded("refusal.reason", &refusal.reason, TEXT_MAX)?.into(),
+        message: bounded("refusal.message", &refusal.message, JSON_MAX)?.into(),
+        unsupported: refusal.unsupported,
+    })
+}
+
+fn pool(name: &str, p: pb::Pool) -> Result<Pool, DecodeError> {
+    let object = ObjectRef::parse(name).map_err(|e| wrong("name", e))?;
+    if object.kind != ObjectKind::Alias {
+        return Err(wrong("name", "must be an Alias"));
+    }
+    let state = match (p.state(), p.failure) {
+        (pb::PoolState::Ready, None) => PoolState::Ready,
+        (pb::PoolState::Starting, None) => PoolState::Starting,
+        (pb::PoolState::Asleep, None) => PoolState::Asleep,
+        (pb::PoolState::Failed, Some(why)) => PoolState::Failed(refusal(why)?),
+        (pb::PoolState::Unspecified, _) => {
+            return Err(wrong("state", "is not known to this release"));
+        }
+        (pb::PoolState::Failed, None) => return Err(wrong("failure", "is missing")),
+        (_, Some(_)) => return Err(wrong("failure", "stands beside another state")),
+    };
+    Ok(Pool {
+        object,
+        features: LocalFeatures {
+            chat: p.chat,
+            completions: p.completions,
+            embeddings: p.embeddings,
+            rerank: p.rerank,
+        },
+        balancing: match p.mean_load_percent {
+            0 => Balancing::LeastLoad,
+            mean_load_percent @ 100.. => Balancing::PrefixHash { mean_load_percent },
+            1..100 => return Err(wrong("mean_load_percent", "must be at least 100")),
+        },
+        hold_timeout: Duration::from_millis(p.hold_timeout_ms),
+        max_held: p.max_held,
+        system_prompt: match p.system_prompt {
+            None => None,
+            Some(text) => Some(bounded("system_prompt", &text, BODY_MAX)?.into()),
+        },
+        state,
+    })
+}
+
+fn endpoint(name: &str, e: pb::Endpoint) -> Result<WorkerEndpoint, DecodeError> {
+    Ok(WorkerEndpoint {
+        id: WorkerId::parse(name).map_err(|e| wrong("name", e))?,
+        address: WorkerAddress::parse(bounded("address", &e.address, TEXT_MAX)?)
+            .ok_or_else(|| wrong("address", "must read unix:PATH or HOST:PORT"))?,
+        slots: positive("slots", e.slots)?.get(),
+    })
 }

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::{
-    AllowedOrigins, Auth, Credential, EgressScope, Globs, ModelCap, OutputLimitField, Policy,
-    Resource, ResponsesIsolation, Roots, Route, RouteModel, Scope, ServedName, Serving, Timeouts,
-    Token, Upstream, Visibility,
+    AllowedOrigins, Auth, Balancing, Credential, EgressScope, Globs, ModelCap, OutputLimitField,
+    Policy, Pool, PoolState, Refusal, Resource, ResponsesIsolation, Roots, Route, RouteModel,
+    Scope, ServedName, Serving, Timeouts, Token, Upstream, Visibility, WorkerEndpoint,
 };
 use crate::provider::Format;
 use crate::wire::sync as pb;
@@ -23,6 +23,8 @@ impl Resource {
             Self::ServedName(v) => served_name(v).encode_to_vec(),
             Self::Token(v) => token(v).encode_to_vec(),
             Self::Policy(v) => policy(v).encode_to_vec(),
+            Self::Pool(v) => pool(v).encode_to_vec(),
+            Self::Endpoint(v) => endpoint(v).encode_to_vec(),
         }
         .into()
     }
@@ -114,14 +116,7 @@ fn credential(c: &Credential) -> pb::Credential {
 fn served_name(s: &ServedName) -> pb::ServedName {
     let (routes, refusal) = match &s.serving {
         Serving::Routes(routes) => (routes.iter().map(route).collect(), None),
-        Serving::Refused(refusal) => (
-            Vec::new(),
-            Some(pb::Refusal {
-                reason: refusal.reason.to_string(),
-                message: refusal.message.to_string(),
-                unsupported: refusal.unsupported,
-            }),
-        ),
+        Serving::Refused(refusal) => (Vec::new(), Some(self::refusal(refusal))),
     };
     pb::ServedName {
         owner: s.owner.to_string(),
@@ -193,4 +188,43 @@ fn cap(cap: &ModelCap) -> pb::ModelCap {
 
 fn or_zero(limit: Option<NonZeroU32>) -> u32 {
     limit.map_or(0, NonZeroU32::get)
+}
+
+fn refusal(refusal: &Refusal) -> pb::Refusal {
+    pb::Refusal {
+        reason: refusal.reason.to_string(),
+        message: refusal.message.to_string(),
+        unsupported: refusal.unsupported,
+    }
+}
+
+fn pool(p: &Pool) -> pb::Pool {
+    let (state, failure) = match &p.state {
+        PoolState::Ready => (pb::PoolState::Ready, None),
+        PoolState::Starting => (pb::PoolState::Starting, None),
+        PoolState::Asleep => (pb::PoolState::Asleep, None),
+        PoolState::Failed(why) => (pb::PoolState::Failed, Some(refusal(why))),
+    };
+    pb::Pool {
+        chat: p.features.chat,
+        completions: p.features.completions,
+        embeddings: p.features.embeddings,
+        rerank: p.features.rerank,
+        mean_load_percent: match p.balancing {
+            Balancing::PrefixHash { mean_load_percent } => mean_load_percent,
+            Balancing::LeastLoad => 0,
+        },
+        hold_timeout_ms: u64::try_from(p.hold_timeout.as_millis()).unwrap_or(u64::MAX),
+        max_held: p.max_held,
+        system_prompt: p.system_prompt.as_deref().map(str::to_owned),
+        state: state.into(),
+        failure,
+    }
+}
+
+fn endpoint(e: &WorkerEndpoint) -> pb::Endpoint {
+    pb::Endpoint {
+        address: e.address.to_string(),
+        slots: e.slots,
+    }
 }

@@ -3,10 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Credential, Policy, ServedName, Token, Upstream};
+use super::{Credential, Policy, Pool, ServedName, Token, Upstream, WorkerEndpoint};
 
-/// What a resource is. Numbers are those of the wire; 6 to 8 are kept for pools,
-/// endpoints and the gateway's own settings.
+/// What a resource is. Numbers are those of the wire; 8 is kept for the gateway's own settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Kind {
@@ -20,16 +19,22 @@ pub enum Kind {
     Token = 4,
     /// Gateway-wide rules; there is one.
     Policy = 5,
+    /// A local model, compiled.
+    Pool = 6,
+    /// A worker that is ready.
+    Endpoint = 7,
 }
 
 impl Kind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Upstream,
         Self::Credential,
         Self::ServedName,
         Self::Token,
         Self::Policy,
+        Self::Pool,
+        Self::Endpoint,
     ];
 
     /// Its place in [`Kind::ALL`].
@@ -45,6 +50,8 @@ impl Kind {
             Self::ServedName => "served_name",
             Self::Token => "token",
             Self::Policy => "policy",
+            Self::Pool => "pool",
+            Self::Endpoint => "endpoint",
         }
     }
 }
@@ -133,6 +140,10 @@ pub enum Resource {
     Token(Arc<Token>),
     /// Named [`POLICY_NAME`].
     Policy(Arc<Policy>),
+    /// Named by its object.
+    Pool(Arc<Pool>),
+    /// Named by its worker's id.
+    Endpoint(Arc<WorkerEndpoint>),
 }
 
 impl Resource {
@@ -144,6 +155,8 @@ impl Resource {
             Self::ServedName(_) => Kind::ServedName,
             Self::Token(_) => Kind::Token,
             Self::Policy(_) => Kind::Policy,
+            Self::Pool(_) => Kind::Pool,
+            Self::Endpoint(_) => Kind::Endpoint,
         }
     }
 
@@ -155,6 +168,8 @@ impl Resource {
             Self::ServedName(s) => s.key.to_string(),
             Self::Token(t) => t.id.to_string(),
             Self::Policy(_) => POLICY_NAME.to_owned(),
+            Self::Pool(p) => p.object.to_string(),
+            Self::Endpoint(e) => e.id.to_string(),
         }
     }
 

@@ -76,7 +76,7 @@ pub enum RouteModel {
 /// One way to serve a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
-    /// The ApiModel to call.
+    /// The ApiModel to call, or the Alias whose [`Pool`](super::Pool) is called.
     pub upstream: ObjectRef,
     /// The id it is asked for.
     pub model: RouteModel,

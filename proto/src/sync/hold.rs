@@ -14,7 +14,8 @@ use super::shelf::Shelf;
 use crate::digest::{Digests, Sums, Version};
 use crate::names::TokenId;
 use crate::snapshot::{
-    Credential, Kind, KindSet, Policy, Resource, ServedName, Snapshot, Token, Upstream,
+    Credential, Kind, KindSet, Policy, Pool, Resource, ServedName, Snapshot, Token, Upstream,
+    WorkerEndpoint,
 };
 
 /// Most changes in one transaction; the largest gateway has a third of it.
@@ -77,6 +78,8 @@ pub(super) struct Shelves {
     pub(super) served_names: Shelf<ServedName>,
     pub(super) tokens: Shelf<Token>,
     pub(super) policy: Shelf<Policy>,
+    pub(super) pools: Shelf<Pool>,
+    pub(super) endpoints: Shelf<WorkerEndpoint>,
 }
 
 /// Runs the same expression on the shelf of a kind.
@@ -101,6 +104,14 @@ macro_rules! on_shelf {
             }
             Kind::Policy => {
                 let $shelf = &$shelves.policy;
+                $do
+            }
+            Kind::Pool => {
+                let $shelf = &$shelves.pools;
+                $do
+            }
+            Kind::Endpoint => {
+                let $shelf = &$shelves.endpoints;
                 $do
             }
         }
@@ -152,6 +163,8 @@ impl Shelves {
             Kind::ServedName => self.served_names.reject(name, version, text),
             Kind::Token => self.tokens.reject(name, version, text),
             Kind::Policy => self.policy.reject(name, version, text),
+            Kind::Pool => self.pools.reject(name, version, text),
+            Kind::Endpoint => self.endpoints.reject(name, version, text),
         }
     }
 
@@ -163,6 +176,8 @@ impl Shelves {
             Resource::ServedName(v) => drop(self.served_names.accept(v, version)),
             Resource::Token(v) => return self.tokens.accept(v, version),
             Resource::Policy(v) => drop(self.policy.accept(v, version)),
+            Resource::Pool(v) => drop(self.pools.accept(v, version)),
+            Resource::Endpoint(v) => drop(self.endpoints.accept(v, version)),
         }
         None
     }
@@ -175,6 +190,8 @@ impl Shelves {
             Kind::ServedName => drop(self.served_names.remove(name)),
             Kind::Token => return self.tokens.remove(name),
             Kind::Policy => drop(self.policy.remove(name)),
+            Kind::Pool => drop(self.pools.remove(name)),
+            Kind::Endpoint => drop(self.endpoints.remove(name)),
         }
         None
     }
@@ -468,6 +485,8 @@ impl Hold {
                     }
                 }
                 Kind::Policy => drop(shelves.policy.keep_only(buckets, &kept)),
+                Kind::Pool => drop(shelves.pools.keep_only(buckets, &kept)),
+                Kind::Endpoint => drop(shelves.endpoints.keep_only(buckets, &kept)),
             }
             changed.insert(*kind);
         }

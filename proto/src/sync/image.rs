@@ -73,11 +73,21 @@ impl Hold {
             .policy
             .iter()
             .map(|(_, v, r)| (v, Resource::Policy(r.clone())));
+        let pools = shelves
+            .pools
+            .iter()
+            .map(|(_, v, r)| (v, Resource::Pool(r.clone())));
+        let endpoints = shelves
+            .endpoints
+            .iter()
+            .map(|(_, v, r)| (v, Resource::Endpoint(r.clone())));
         for (version, resource) in upstreams
             .chain(credentials)
             .chain(names)
             .chain(tokens)
             .chain(policy)
+            .chain(pools)
+            .chain(endpoints)
         {
             let (kind, name) = resource.key();
             let body = resource.encode();

@@ -12,11 +12,13 @@ pub enum Source {
     Files = 1,
     /// The store, by its `change_seq`.
     Store = 2,
+    /// The workers that run, by a counter that begins with the time of the controller's start.
+    Workers = 3,
 }
 
 impl Source {
     /// Every source.
-    pub const ALL: [Self; 2] = [Self::Files, Self::Store];
+    pub const ALL: [Self; 3] = [Self::Files, Self::Store, Self::Workers];
 
     fn index(self) -> usize {
         self as usize - 1
@@ -27,6 +29,7 @@ impl Source {
         match self {
             Self::Files => "files",
             Self::Store => "store",
+            Self::Workers => "workers",
         }
     }
 
@@ -47,6 +50,9 @@ pub fn sources(kind: Kind) -> &'static [Source] {
         Kind::Credential => &[Source::Files, Source::Store],
         Kind::Token => &[Source::Store],
         Kind::Policy => &[],
+        // What a pool can expect is what its workers say.
+        Kind::Pool => &[Source::Files, Source::Workers],
+        Kind::Endpoint => &[Source::Workers],
     }
 }
 

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use crate::digest::{BucketSet, Sums, Version, bucket};
 use crate::names::{ObjectRef, TokenId};
 use crate::snapshot::{
-    Credential, Map, POLICY_NAME, Policy, ServedKey, ServedName, Token, Upstream,
+    Credential, Map, POLICY_NAME, Policy, Pool, ServedKey, ServedName, Token, Upstream,
+    WorkerEndpoint, WorkerId,
 };
 
 /// A value that is kept by a key of its own, so that its name is not stored twice.
@@ -96,6 +97,38 @@ impl Shelved for Policy {
 
     fn name((): &()) -> Cow<'_, str> {
         POLICY_NAME.into()
+    }
+}
+
+impl Shelved for Pool {
+    type Key = ObjectRef;
+
+    fn key(&self) -> ObjectRef {
+        self.object.clone()
+    }
+
+    fn parse(name: &str) -> Option<ObjectRef> {
+        ObjectRef::parse(name).ok()
+    }
+
+    fn name(key: &ObjectRef) -> Cow<'_, str> {
+        key.to_string().into()
+    }
+}
+
+impl Shelved for WorkerEndpoint {
+    type Key = WorkerId;
+
+    fn key(&self) -> WorkerId {
+        self.id.clone()
+    }
+
+    fn parse(name: &str) -> Option<WorkerId> {
+        WorkerId::parse(name).ok()
+    }
+
+    fn name(key: &WorkerId) -> Cow<'_, str> {
+        key.to_string().into()
     }
 }
 

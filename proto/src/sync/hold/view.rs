@@ -8,6 +8,7 @@ use crate::names::ObjectRef;
 use crate::routing::Table;
 use crate::snapshot::{
     Globs, Kind, KindSet, Map, Policy, Refusal, ServedKey, ServedName, Serving, Visibility,
+    WorkerEndpoint,
 };
 use crate::sync::shelf::Rejected;
 
@@ -35,6 +36,19 @@ impl Hold {
         if changed.contains(Kind::Policy) {
             self.view.policy = self.policy();
         }
+        if changed.contains(Kind::Pool) {
+            let held = self.shelves.pools.iter();
+            self.view.pools = Arc::new(held.map(|(k, _, v)| (k.clone(), v.clone())).collect());
+        }
+        if changed.contains(Kind::Endpoint) {
+            self.view.workers = self.workers();
+        }
+        if changed.contains(Kind::Upstream) || changed.contains(Kind::Pool) {
+            let upstreams = self.shelves.upstreams.poison();
+            let refused = upstreams.chain(self.shelves.pools.poison());
+            let refused = refused.map(|(object, r)| (object, refusal(r)));
+            self.view.rejected = Arc::new(refused.collect::<Map<ObjectRef, Refusal>>());
+        }
         self.view.mark = self.mark.to_string().into();
     }
 
@@ -52,8 +66,21 @@ impl Hold {
                 .map(|(k, _, v)| (k.clone(), v.clone()))
                 .collect(),
         );
-        let refused = shelf.poison().map(|(object, r)| (object, refusal(r)));
-        self.view.rejected = Arc::new(refused.collect::<Map<ObjectRef, Refusal>>());
+    }
+
+    /// The workers by pool. One that was not accepted is not called.
+    fn workers(&self) -> Arc<Map<ObjectRef, Arc<[Arc<WorkerEndpoint>]>>> {
+        let mut pools: Map<ObjectRef, Vec<Arc<WorkerEndpoint>>> = Map::default();
+        for (id, _, worker) in self.shelves.endpoints.iter() {
+            pools
+                .entry(id.pool.clone())
+                .or_default()
+                .push(worker.clone());
+        }
+        for workers in pools.values_mut() {
+            workers.sort_by(|a, b| a.id.cmp(&b.id));
+        }
+        Arc::new(pools.into_iter().map(|(k, v)| (k, v.into())).collect())
     }
 
     fn policy(&self) -> Arc<Policy> {
