@@ -203,7 +203,7 @@ async fn what_is_published_arrives_and_is_acknowledged() {
     assert!(control.snapshots().borrow().is_none(), "not ready yet");
     server.publish(everything(&["fast"]));
     let first = snapshot(&control, |s| serves(s, "fast") && knows(s, "a")).await;
-    assert_eq!(&*first.mark, "files=1;store=10");
+    assert_eq!(&*first.mark, "files=1;store=10;workers=1");
 
     let published = server.publish(Publication {
         served_names: Some(vec![served("fast"), served("slow")]),
@@ -386,7 +386,7 @@ async fn a_restarted_plane_is_ready_from_its_file_without_any_controller() {
     // It is there when `start` returns.
     let kept = control.snapshots().borrow().clone().unwrap();
     assert!(serves(&kept, "fast") && knows(&kept, "a") && knows(&kept, "b"));
-    assert_eq!(&*kept.mark, "files=1;store=10");
+    assert_eq!(&*kept.mark, "files=1;store=10;workers=1");
     for file in ["key", "snapshot.sealed"] {
         let mode = std::fs::metadata(folder.path().join(file)).unwrap();
         assert_eq!(mode.permissions().mode() & 0o777, 0o600, "{file}");
