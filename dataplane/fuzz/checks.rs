@@ -2,6 +2,7 @@
 //! by the ordinary tests. The first byte of an input chooses how the rest is
 //! read.
 
+use bodhi_dataplane::format::{Fault, embeddings, openai_chat, openai_completions, rerank};
 use bodhi_dataplane::proxy::body::{
     Body, BodyError, Dialect, Edits, ExtraBody, Intake, OutputCap, OutputField,
 };
@@ -118,6 +119,58 @@ pub(crate) fn extra_body(input: &[u8]) {
         {
             assert_eq!(again.prepare(&edits).to_bytes(), sent);
         }
+    }
+}
+
+/// Requests of OpenAI's endpoints: what is understood keeps to the limits of the contract, and
+/// what is not is told with a path that the message repeats.
+pub(crate) fn request(input: &[u8]) {
+    let Some((&choice, body)) = input.split_first() else {
+        return;
+    };
+    let generations = match choice % 4 {
+        0 => openai_chat::parse(body).map(|(generation, _)| vec![generation]),
+        1 => openai_completions::parse(body).map(|request| request.generations),
+        2 => embeddings::parse(body).map(|request| {
+            assert!((1..=2048).contains(&request.embedding.inputs.len()));
+            Vec::new()
+        }),
+        _ => rerank::parse(body).map(|request| {
+            assert!((1..=1000).contains(&request.reranking.documents.len()));
+            Vec::new()
+        }),
+    };
+    let generations = match generations {
+        Ok(generations) => generations,
+        Err(Fault::Syntax) => {
+            assert!(serde_json::from_slice::<&RawValue>(body).is_err());
+            return;
+        }
+        Err(fault) => {
+            assert!(
+                fault
+                    .to_string()
+                    .contains(fault.param().unwrap_or("the request body"))
+            );
+            return;
+        }
+    };
+    for generation in generations {
+        assert!(generation.choices.get() <= 16);
+        assert!(generation.stop.len() <= 16 && !generation.stop.contains(&String::new()));
+        assert!(generation.logprobs.is_none_or(|top| top <= 20));
+        let sampling = generation.sampling;
+        assert!(
+            sampling
+                .temperature
+                .is_none_or(|t| (0.0..=2.0).contains(&t))
+        );
+        assert!(
+            sampling
+                .logit_bias
+                .iter()
+                .all(|(_, bias)| bias.abs() <= 100.0)
+        );
     }
 }
 

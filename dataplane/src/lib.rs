@@ -13,6 +13,7 @@ pub mod auth;
 pub mod config;
 pub mod control;
 pub mod fallback;
+pub mod format;
 pub mod provider;
 pub mod proxy;
 pub mod serve;

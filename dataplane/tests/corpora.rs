@@ -29,3 +29,8 @@ fn event_streams() {
 fn extra_bodies() {
     replay("extra_body", checks::extra_body);
 }
+
+#[test]
+fn openai_requests() {
+    replay("request", checks::request);
+}

@@ -8,6 +8,7 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde_json::json;
 
 use super::Surface;
+use crate::format::{BadReply, Fault};
 
 /// Says whether an error is ours (`gateway`) or the provider's (`upstream`).
 pub const ERROR_SOURCE: HeaderName = HeaderName::from_static("x-bodhi-error-source");
@@ -89,6 +90,25 @@ pub enum Failure {
     MemoryPressure,
     /// A defect of ours; details are in the log under the request's id.
     Internal,
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        Self::InvalidRequest {
+            code: fault.code(),
+            message: format!("{fault}."),
+            param: fault.param().map(str::to_owned),
+        }
+    }
+}
+
+impl From<BadReply> for Failure {
+    fn from(reply: BadReply) -> Self {
+        Self::BadGateway {
+            code: "invalid_response",
+            message: format!("The model's backend broke its contract: {reply}."),
+        }
+    }
 }
 
 /// A failure's outer form.
