@@ -1,9 +1,11 @@
 //! The controller's settings: flags and environment as given, and what they mean once judged.
 
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bodhi_net::identity::{Identity, PemError, PemFile, Role, Server};
 use bodhi_proto::names::{ModelName, TokenId};
 use bodhi_proto::secret::Secret;
 use bodhi_proto::snapshot::{
@@ -32,6 +34,94 @@ pub struct PolicyFlags {
         hide = true
     )]
     pub api_keys: Option<String>,
+}
+
+/// Flags of where data planes connect.
+#[derive(Debug, Clone, Default, Args)]
+pub struct SyncFlags {
+    /// Where data planes connect: unix:PATH, or IP:PORT with the three files below
+    /// [default: `sync.sock` in the data folder]
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen_sync: Option<String>,
+    /// Certificate chain (PEM) that data planes are shown; its SAN must hold the host that they dial.
+    /// All three files are read again for each connection
+    #[arg(long, value_name = "FILE")]
+    pub sync_cert: Option<PathBuf>,
+    /// Private key (PEM) of that certificate
+    #[arg(long, value_name = "FILE")]
+    pub sync_key: Option<PathBuf>,
+    /// Certificates (PEM) of the authorities that sign data planes' certificates
+    #[arg(long, value_name = "FILE")]
+    pub sync_ca: Option<PathBuf>,
+}
+
+/// Where data planes connect, judged.
+#[derive(Debug)]
+pub enum ListenSync {
+    /// A Unix socket that only the same user reaches.
+    Unix(PathBuf),
+    /// Mutual TLS.
+    Tls(SocketAddr, Server),
+}
+
+/// Why data planes could not connect.
+#[derive(Debug, thiserror::Error)]
+pub enum SyncError {
+    /// Neither of the two forms.
+    #[error(
+        "--listen-sync must read unix:PATH or IP:PORT, such as unix:/run/bodhi/sync.sock or \
+         0.0.0.0:1138; it reads '{0}'"
+    )]
+    Address(String),
+    /// One end would prove nothing.
+    #[error(
+        "--listen-sync {0} takes mutual TLS: --sync-cert, --sync-key and --sync-ca must all be given"
+    )]
+    FilesMissing(SocketAddr),
+    /// The operator believes in an encryption that is not there.
+    #[error(
+        "--sync-cert, --sync-key and --sync-ca go with --listen-sync IP:PORT; a Unix socket takes none"
+    )]
+    FilesUnused,
+    /// The files cannot be used.
+    #[error(transparent)]
+    Files(#[from] PemError),
+}
+
+impl SyncFlags {
+    /// Judges the flags and reads the files. `data` is the data folder.
+    ///
+    /// # Errors
+    /// [`SyncError`] names the flag and what to write instead.
+    pub fn judge(self, data: &Path) -> Result<ListenSync, SyncError> {
+        let files = (self.sync_cert, self.sync_key, self.sync_ca);
+        let socket = match &self.listen_sync {
+            None => Some(data.join("sync.sock")),
+            Some(address) => address
+                .strip_prefix("unix:")
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from),
+        };
+        if let Some(socket) = socket {
+            return match files {
+                (None, None, None) => Ok(ListenSync::Unix(socket)),
+                _ => Err(SyncError::FilesUnused),
+            };
+        }
+        let text = self.listen_sync.unwrap_or_default();
+        let address = text.parse().map_err(|_| SyncError::Address(text))?;
+        let (Some(certificate), Some(key), Some(authorities)) = files else {
+            return Err(SyncError::FilesMissing(address));
+        };
+        let file = |path, flag| PemFile { path, flag };
+        let identity = Identity {
+            certificate: file(certificate, "--sync-cert"),
+            key: file(key, "--sync-key"),
+            authorities: file(authorities, "--sync-ca"),
+        };
+        let server = Server::load(identity, Role::DataPlane)?;
+        Ok(ListenSync::Tls(address, server))
+    }
 }
 
 /// `--responses-isolation`.
@@ -177,6 +267,41 @@ mod tests {
         assert_eq!(
             flags("short").static_tokens(),
             Err(ConfigError::ShortKey(1))
+        );
+    }
+    fn sync(address: Option<&str>, file: Option<&str>) -> Result<ListenSync, SyncError> {
+        let flags = SyncFlags {
+            listen_sync: address.map(str::to_owned),
+            sync_cert: file.map(PathBuf::from),
+            sync_key: file.map(PathBuf::from),
+            sync_ca: file.map(PathBuf::from),
+        };
+        flags.judge(Path::new("/data"))
+    }
+
+    #[test]
+    fn data_planes_connect_to_a_socket_or_to_an_address_with_three_files() {
+        for (address, path) in [(None, "/data/sync.sock"), (Some("unix:/a"), "/a")] {
+            let listen = sync(address, None).unwrap();
+            assert!(matches!(listen, ListenSync::Unix(p) if p == Path::new(path)));
+            let error = sync(address, Some("/none")).unwrap_err();
+            assert!(matches!(error, SyncError::FilesUnused));
+        }
+        for wrong in ["unix:", "/a", ":1138", "localhost:1138", "127.0.0.1", ""] {
+            let error = sync(Some(wrong), Some("/none")).unwrap_err();
+            assert!(
+                matches!(&error, SyncError::Address(a) if a == wrong),
+                "{error}"
+            );
+        }
+        let error = sync(Some("[::1]:0"), None).unwrap_err();
+        assert!(matches!(error, SyncError::FilesMissing(_)));
+        let error = sync(Some("[::1]:0"), Some("/none"))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("--sync-cert '/none' cannot be read"),
+            "{error}"
         );
     }
 }

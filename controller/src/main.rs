@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use bodhi_controller::app::{Controller, FirstStart};
-use bodhi_controller::config::{Config, PolicyFlags};
+use bodhi_controller::config::{Config, ListenSync, PolicyFlags, SyncFlags};
+use bodhi_net::identity::Server;
 use bodhi_net::{drain, logging};
 use clap::Parser;
 use tokio::net::TcpListener;
@@ -26,9 +27,8 @@ struct Cli {
     #[arg(long, env = "BODHI_DATA", value_name = "DIR")]
     data: PathBuf,
 
-    /// Where data planes connect: unix:PATH [default: sync.sock in the data folder]
-    #[arg(long, value_name = "ADDRESS")]
-    listen_sync: Option<String>,
+    #[command(flatten)]
+    sync: SyncFlags,
 
     /// Address of the admin API
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:1137")]
@@ -52,13 +52,7 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<()> {
-    let socket = match cli.listen_sync.as_deref() {
-        None => cli.data.join("sync.sock"),
-        Some(address) => match address.strip_prefix("unix:") {
-            Some(path) if !path.is_empty() => path.into(),
-            _ => bail!("--listen-sync must read unix:PATH; it reads '{address}'"),
-        },
-    };
+    let sync = Sync::bind(cli.sync.judge(&cli.data)?).await?;
     let admin = TcpListener::bind(cli.listen)
         .await
         .with_context(|| format!("cannot listen on {} (admin API)", cli.listen))?;
@@ -75,7 +69,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         println!("First token, shown once: {}", token.expose());
     }
     let address = admin.local_addr()?;
-    tracing::info!(%address, sync = %socket.display(), "listening");
+    tracing::info!(%address, %sync, "listening");
     let api = controller.admin.clone();
     tokio::spawn(async move {
         if let Err(error) = axum::serve(admin, api).await {
@@ -88,6 +82,45 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
             std::future::pending::<()>().await;
         }
     };
-    controller.sync.serve_unix(&socket, shutdown).await?;
+    match sync {
+        Sync::Unix(path) => controller.sync.serve_unix(&path, shutdown).await?,
+        Sync::Tls(listener, _, identity) => {
+            controller
+                .sync
+                .serve_tls(listener, identity, shutdown)
+                .await?
+        }
+    }
     Ok(())
+}
+
+/// Where data planes connect. TCP is bound before anything starts; a socket's path may still be a
+/// predecessor's.
+enum Sync {
+    Unix(PathBuf),
+    Tls(TcpListener, SocketAddr, Server),
+}
+
+impl Sync {
+    async fn bind(listen: ListenSync) -> anyhow::Result<Self> {
+        match listen {
+            ListenSync::Unix(path) => Ok(Self::Unix(path)),
+            ListenSync::Tls(address, identity) => {
+                let listener = TcpListener::bind(address)
+                    .await
+                    .with_context(|| format!("cannot listen on {address} (sync)"))?;
+                let address = listener.local_addr()?;
+                Ok(Self::Tls(listener, address, identity))
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Sync {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tls(_, address, _) => write!(f, "https://{address}"),
+        }
+    }
 }

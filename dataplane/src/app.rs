@@ -23,7 +23,7 @@ use crate::config::{AccessLogTo, Config};
 use crate::control::{self, Control};
 use crate::fallback::Fallback;
 use crate::proxy::{ActiveSlot, Owners, Proxy, Shared};
-use crate::serve::{self, Listener, TlsFiles};
+use crate::serve::{self, Listener};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::upstream;
 
@@ -46,10 +46,9 @@ impl DataPlane {
         link: control::Config,
         fallback: Option<Fallback>,
     ) -> anyhow::Result<Self> {
-        let tls = config.tls.clone();
         let listener = serve::bind(serve::Config {
             listen: config.listen,
-            tls: tls.map(|(certificate, key)| TlsFiles { certificate, key }),
+            tls: config.tls.clone(),
             threads: NonZeroUsize::new(config.threads).unwrap_or(NonZeroUsize::MIN),
             limits: serve::Limits::default(),
         })?;

@@ -2,12 +2,16 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bodhi_net::drain::Times;
+use bodhi_net::identity::{Client, ClientError, Identity, PemFile};
 use clap::Args;
 
+use crate::control::Connect;
 use crate::proxy::Limits;
+use crate::serve::TlsFiles;
 
 /// Flags of serving, shared by `bodhi-dataplane` and `bodhi up`.
 #[derive(Debug, Clone, Args)]
@@ -55,6 +59,97 @@ pub struct ServeFlags {
     pub drain: Option<u64>,
 }
 
+/// Flags of the way to the controller.
+#[derive(Debug, Clone, Args)]
+pub struct ControllerFlags {
+    /// Where the controller is: unix:PATH, or https://HOST:PORT with the three files below.
+    #[arg(long, value_name = "ADDRESS", env = "BODHI_CONTROLLER")]
+    pub controller: String,
+    /// Certificate chain (PEM) that this data plane shows to the controller; its SAN must hold the DNS
+    /// name `dataplane` or the URI `bodhi:dataplane`. All three files are read again for each connection.
+    #[arg(long, value_name = "FILE")]
+    pub controller_cert: Option<PathBuf>,
+    /// Private key (PEM) of that certificate.
+    #[arg(long, value_name = "FILE")]
+    pub controller_key: Option<PathBuf>,
+    /// Certificates (PEM) of the authorities that sign controllers' certificates.
+    #[arg(long, value_name = "FILE")]
+    pub controller_ca: Option<PathBuf>,
+}
+
+/// Why there is no way to the controller.
+#[derive(Debug, thiserror::Error)]
+pub enum ControllerError {
+    /// Neither of the two forms.
+    #[error(
+        "--controller must read unix:PATH or https://HOST:PORT, such as unix:/run/bodhi/sync.sock \
+         or https://bodhi-controller:1138; it reads '{0}'"
+    )]
+    Address(String),
+    /// One end proves nothing.
+    #[error(
+        "--controller https://… takes mutual TLS: --controller-cert, --controller-key and \
+         --controller-ca must all be given"
+    )]
+    FilesMissing,
+    /// The operator believes in an encryption that is not there.
+    #[error(
+        "--controller-cert, --controller-key and --controller-ca go with https://HOST:PORT; \
+         a Unix socket takes none"
+    )]
+    FilesUnused,
+    /// The files or the host cannot be used.
+    #[error(transparent)]
+    Tls(#[from] ClientError),
+}
+
+impl ControllerFlags {
+    /// Judges the flags and reads the files.
+    ///
+    /// # Errors
+    /// [`ControllerError`] names the flag and what to write instead.
+    pub fn judge(self) -> Result<Connect, ControllerError> {
+        let file = |path, flag| PemFile { path, flag };
+        let files = (
+            self.controller_cert,
+            self.controller_key,
+            self.controller_ca,
+        );
+        if let Some(path) = self.controller.strip_prefix("unix:")
+            && !path.is_empty()
+        {
+            return match files {
+                (None, None, None) => Ok(Connect::Unix(path.into())),
+                _ => Err(ControllerError::FilesUnused),
+            };
+        }
+        let Some((host, port)) = https(&self.controller) else {
+            return Err(ControllerError::Address(self.controller));
+        };
+        let (Some(certificate), Some(key), Some(authorities)) = files else {
+            return Err(ControllerError::FilesMissing);
+        };
+        let identity = Identity {
+            certificate: file(certificate, "--controller-cert"),
+            key: file(key, "--controller-key"),
+            authorities: file(authorities, "--controller-ca"),
+        };
+        let client = Client::load(identity, &host, port)?;
+        Ok(Connect::Tls(Arc::new(client)))
+    }
+}
+
+/// Host, without the brackets of an IPv6 address, and port of `https://HOST:PORT` and nothing more.
+fn https(address: &str) -> Option<(String, u16)> {
+    let authority: http::uri::Authority = address.strip_prefix("https://")?.parse().ok()?;
+    if authority.as_str().contains('@') {
+        return None;
+    }
+    let host = authority.host();
+    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    Some((bare.unwrap_or(host).to_owned(), authority.port_u16()?))
+}
+
 /// Where the access log goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum AccessLogTo {
@@ -80,7 +175,7 @@ pub struct Config {
     /// Where the access log goes.
     pub access_log: AccessLogTo,
     /// Certificate and key for TLS.
-    pub tls: Option<(PathBuf, PathBuf)>,
+    pub tls: Option<TlsFiles>,
     /// The phases of going down.
     pub drain: Times,
     /// Whether callers need no credential.
@@ -130,7 +225,19 @@ impl ServeFlags {
                 n => n,
             },
             access_log: self.access_log,
-            tls: self.tls_cert.zip(self.tls_key),
+            tls: self
+                .tls_cert
+                .zip(self.tls_key)
+                .map(|(certificate, key)| TlsFiles {
+                    certificate: PemFile {
+                        path: certificate,
+                        flag: "--tls-cert",
+                    },
+                    key: PemFile {
+                        path: key,
+                        flag: "--tls-key",
+                    },
+                }),
             drain: Times {
                 lame_duck: self.lame_duck.map_or(drain.lame_duck, Duration::from_secs),
                 drain: self.drain.map_or(drain.drain, Duration::from_secs),
@@ -169,5 +276,57 @@ mod tests {
         let config = judge(&[], false).unwrap();
         assert!(config.listen.ip().is_loopback());
         assert!(config.threads >= 1 && config.body_memory > config.limits.generation_body);
+    }
+    fn controller(address: &str, cert: Option<&str>) -> Result<Connect, ControllerError> {
+        let flags = ControllerFlags {
+            controller: address.to_owned(),
+            controller_cert: cert.map(PathBuf::from),
+            controller_key: cert.map(PathBuf::from),
+            controller_ca: cert.map(PathBuf::from),
+        };
+        flags.judge()
+    }
+
+    #[test]
+    fn a_controller_is_a_socket_or_a_host_with_three_files() {
+        let unix = controller("unix:/run/bodhi/sync.sock", None).unwrap();
+        assert!(matches!(unix, Connect::Unix(path) if path.ends_with("sync.sock")));
+        for wrong in [
+            "unix:",
+            "/run/sync.sock",
+            "http://a:1",
+            "https://a",
+            "https://a:1/x",
+            "https://a:99999",
+            "https://u@a:1",
+            "https://",
+        ] {
+            let error = controller(wrong, Some("/none")).unwrap_err();
+            assert!(
+                matches!(&error, ControllerError::Address(a) if a == wrong),
+                "{error}"
+            );
+        }
+        let error = controller("unix:/a", Some("/none")).unwrap_err();
+        assert!(matches!(error, ControllerError::FilesUnused));
+        let error = controller("https://a:1", None).unwrap_err();
+        assert!(matches!(error, ControllerError::FilesMissing));
+        let error = controller("https://a:1", Some("/none"))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("--controller-cert '/none' cannot be read"),
+            "{error}"
+        );
+        let error = controller("https://a..b:1", Some("/none"))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("'a..b'"), "{error}");
+    }
+
+    #[test]
+    fn hosts_lose_their_brackets() {
+        assert_eq!(https("https://[::1]:7"), Some(("::1".into(), 7)));
+        assert_eq!(https("https://c.example:7"), Some(("c.example".into(), 7)));
     }
 }

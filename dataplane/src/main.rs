@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::Parser;
 
 use bodhi_dataplane::app::DataPlane;
-use bodhi_dataplane::config::ServeFlags;
+use bodhi_dataplane::config::{ControllerFlags, ServeFlags};
 use bodhi_dataplane::control;
 use bodhi_net::drain;
 
@@ -17,9 +17,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Debug, Parser)]
 #[command(name = "bodhi-dataplane", version)]
 struct Cli {
-    /// Where the controller is: unix:PATH.
-    #[arg(long, value_name = "ADDRESS", env = "BODHI_CONTROLLER")]
-    controller: String,
+    #[command(flatten)]
+    controller: ControllerFlags,
     /// Folder for the sealed last-known-good configuration; none is kept without it.
     #[arg(long, value_name = "DIR", env = "BODHI_DATAPLANE_DATA")]
     data: Option<PathBuf>,
@@ -47,16 +46,9 @@ fn main() -> anyhow::Result<()> {
 
 async fn run(cli: Cli) -> anyhow::Result<()> {
     let config = cli.serve.judge(false, drain::Times::default())?;
-    let connect = match cli.controller.strip_prefix("unix:") {
-        Some(path) if !path.is_empty() => control::Connect::Unix(path.into()),
-        _ => bail!(
-            "--controller must read unix:PATH, such as unix:/run/bodhi/sync.sock; it reads '{}'",
-            cli.controller
-        ),
-    };
     let link = control::Config {
         node: cli.node.unwrap_or_else(default_node),
-        connect,
+        connect: cli.controller.judge()?,
         disk: cli.data.map(|folder| control::Disk {
             create_key: cli.seal_key.is_none(),
             key_file: cli.seal_key.unwrap_or_else(|| folder.join("seal.key")),

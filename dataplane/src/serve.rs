@@ -32,7 +32,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 
 pub use listener::{BindError, Listener, bind};
-pub use tls::{TlsError, TlsFiles};
+pub use tls::TlsFiles;
 
 /// A body's own error, boxed.
 pub type BoxError = Box<dyn Error + Send + Sync>;

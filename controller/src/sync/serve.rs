@@ -1,5 +1,7 @@
-//! Where data planes connect: inside the process, or on a Unix socket that only the same
-//! user reaches.
+//! Where data planes connect: inside the process, on a Unix socket that only the same user
+//! reaches, or by mutual TLS.
+
+mod tls;
 
 use std::fs::Permissions;
 use std::io;
@@ -8,18 +10,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bodhi_net::identity;
 use bodhi_proto::wire::sync::config_sync_server::ConfigSyncServer;
 use bodhi_proto::wire::sync::responses_server::ResponsesServer;
 use futures_util::Stream;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::{Connected, Router};
 
 use super::Server;
 use super::services::{ResponsesService, SyncService};
+use super::session::MAX_AGE;
 
 /// Opens a connection within the process; what the data plane's `Connect::InProcess` takes.
 pub type Connector = Arc<dyn Fn() -> BoxFuture<'static, io::Result<DuplexStream>> + Send + Sync>;
@@ -95,7 +99,19 @@ impl Server {
         Ok(served?)
     }
 
-    /// Serves any other stream of authenticated connections, such as mutual TLS.
+    /// Serves data planes that prove to be such by their certificates, until `shutdown`, then closes
+    /// what is open.
+    pub async fn serve_tls(
+        &self,
+        listener: TcpListener,
+        identity: identity::Server,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), ServeError> {
+        let incoming = tls::incoming(listener, identity);
+        self.serve_incoming(incoming, shutdown).await
+    }
+
+    /// Serves any stream of authenticated connections.
     pub async fn serve_incoming<C>(
         &self,
         incoming: impl Stream<Item = io::Result<C>>,
@@ -114,7 +130,8 @@ impl Server {
             .await?)
     }
 
-    /// Every limit is said, none is left to a default of "unlimited".
+    /// Every limit is said, none is left to a default of "unlimited". A connection of a certain age
+    /// takes no new call: the next one is made with the certificate of that time.
     fn router(&self) -> Router {
         let sync = ConfigSyncServer::new(SyncService(Arc::clone(&self.hub)))
             .max_decoding_message_size(UP_MAX);
@@ -126,6 +143,7 @@ impl Server {
             .http2_max_pending_accept_reset_streams(Some(20))
             .http2_keepalive_interval(Some(Duration::from_secs(10)))
             .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+            .max_connection_age(MAX_AGE)
             .add_service(sync)
             .add_service(responses)
     }

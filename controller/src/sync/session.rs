@@ -12,7 +12,7 @@ use tonic::Status;
 use super::hub::{OpenSession, Step};
 
 /// A stream is closed after this long, ± a tenth, so that data planes spread anew.
-const MAX_AGE: Duration = Duration::from_secs(30 * 60);
+pub(super) const MAX_AGE: Duration = Duration::from_secs(30 * 60);
 /// Shortest wait, for a data plane whose turn has not come.
 const TURN: Duration = Duration::from_millis(20);
 

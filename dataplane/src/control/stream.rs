@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bodhi_net::identity::Client;
 use bodhi_proto::sync::Down;
 use bodhi_proto::wire::sync as pb;
 use bodhi_proto::wire::sync::config_sync_client::ConfigSyncClient;
@@ -40,6 +41,8 @@ pub enum Connect {
     InProcess(Connector),
     /// On a Unix socket. The controller must run as the same user, or as root.
     Unix(PathBuf),
+    /// On another machine; both ends prove who they are.
+    Tls(Arc<Client>),
 }
 
 impl std::fmt::Debug for Connect {
@@ -47,6 +50,7 @@ impl std::fmt::Debug for Connect {
         match self {
             Self::InProcess(_) => f.write_str("in this process"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tls(client) => write!(f, "{client}"),
         }
     }
 }
@@ -67,6 +71,7 @@ impl Connect {
                 }
                 Ok(Box::new(stream))
             }
+            Self::Tls(client) => Ok(Box::new(client.connect().await?)),
         }
     }
 }

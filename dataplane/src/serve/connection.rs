@@ -124,7 +124,7 @@ async fn open<S>(thread: &Thread<S>, tcp: TcpStream) -> Option<(Stream, Protocol
         let protocol = peek(&tcp, thread.limits.idle).await?;
         return Some((Stream::Plain(tcp), protocol));
     };
-    let handshake = TlsAcceptor::from(tls.config()).accept(tcp);
+    let handshake = TlsAcceptor::from(tls.current()).accept(tcp);
     // Port scans and health checks end here daily; not worth a warning.
     let tls = match timeout(thread.limits.head, Box::pin(handshake)).await {
         Ok(Ok(tls)) => tls,

@@ -5,23 +5,22 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
+use bodhi_net::accept;
 use bodhi_net::drain::{Phase, Signal};
+use bodhi_net::identity::PemError;
 use socket2::{Domain, Socket, Type};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 
 use super::connection::{self, Thread};
 use super::drain::Connections;
-use super::tls::{Tls, TlsError};
+use super::tls::{self, Tls};
 use super::{Config, Limits, Service};
 use crate::admission::memory::Gauge;
 
 /// Connections that the kernel completes before we take them.
 const BACKLOG: i32 = 4096;
-/// The pauses after an accept error that has to do with this machine, not with the one connection.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 /// Why the listener cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +35,7 @@ pub enum BindError {
     },
     /// The certificate or its key.
     #[error(transparent)]
-    Tls(#[from] TlsError),
+    Tls(#[from] PemError),
 }
 
 /// A bound socket that accepts nothing yet.
@@ -53,7 +52,7 @@ pub struct Listener {
 /// # Errors
 /// [`BindError`].
 pub fn bind(config: Config) -> Result<Listener, BindError> {
-    let tls = config.tls.clone().map(Tls::load).transpose()?;
+    let tls = config.tls.clone().map(tls::load).transpose()?;
     let listen = || {
         let socket = Socket::new(Domain::for_address(config.listen), Type::STREAM, None)?;
         // Restarting must not wait for old connections to leave TIME_WAIT.
@@ -130,7 +129,7 @@ impl Listener {
         };
         tokio::select! {
             () = signal.reached(Phase::Draining) => {}
-            () = accept_forever(accept, |(tcp, peer)| hand_over(&workers, tcp, peer)) => {}
+            () = accept::forever(accept, |(tcp, peer)| hand_over(&workers, tcp, peer)) => {}
             () = reload => {}
         }
         drop(socket);
@@ -152,48 +151,6 @@ fn hand_over(workers: &[Worker], tcp: TcpStream, peer: SocketAddr) {
     least.load.fetch_add(1, Ordering::Relaxed);
     // A thread that has ended takes nothing: the connection closes.
     let _ = least.sockets.send((tcp, peer));
-}
-
-/// Accepts until it is dropped. An error concerns either one connection, which is gone, or this
-/// machine, which is out of descriptors or memory: then waiting is all that helps.
-async fn accept_forever<T, F>(mut accept: impl FnMut() -> F, mut take: impl FnMut(T))
-where
-    F: Future<Output = io::Result<T>>,
-{
-    let mut pause = PAUSE.0;
-    loop {
-        match accept().await {
-            Ok(accepted) => {
-                pause = PAUSE.0;
-                take(accepted);
-            }
-            Err(error) if concerns_one_connection(&error) => {}
-            Err(error) => {
-                tracing::warn!(%error, pause_ms = pause.as_millis(), "cannot accept connections");
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(PAUSE.1);
-            }
-        }
-    }
-}
-
-/// accept(2): pending network errors of the new socket are handed to the one who accepts it.
-fn concerns_one_connection(error: &io::Error) -> bool {
-    use io::ErrorKind::{
-        ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, Interrupted,
-        NetworkDown, NetworkUnreachable, TimedOut,
-    };
-    matches!(
-        error.kind(),
-        ConnectionAborted
-            | ConnectionRefused
-            | ConnectionReset
-            | HostUnreachable
-            | Interrupted
-            | NetworkDown
-            | NetworkUnreachable
-            | TimedOut
-    )
 }
 
 /// What a thread is started with.
@@ -278,35 +235,5 @@ async fn run<S: Service>(
     tokio::select! {
         () = life => {}
         () = connections.follow(seed.signal, seed.limits.farewell) => {}
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn accept_errors_back_off_and_never_end_the_loop() {
-        let emfile = || io::Error::from_raw_os_error(libc::EMFILE);
-        let mut script = vec![Ok(2), Err(emfile())];
-        script.extend((0..7).map(|_| Err(emfile())));
-        script.extend([Err(io::ErrorKind::ConnectionAborted.into()), Ok(1)]);
-        let started = tokio::time::Instant::now();
-        let mut taken = Vec::new();
-        let accept = || {
-            let next = script.pop();
-            async {
-                match next {
-                    Some(next) => next,
-                    None => std::future::pending().await,
-                }
-            }
-        };
-        let accepting = accept_forever(accept, |n: u32| taken.push((n, started.elapsed())));
-        let minute = Duration::from_secs(60);
-        tokio::time::timeout(minute, accepting).await.unwrap_err();
-        // 50 + 100 + 200 + 400 + 800 + 3 × 1000 ms.
-        let after = Duration::from_millis(4550);
-        assert_eq!(taken, [(1, Duration::ZERO), (2, after)]);
     }
 }

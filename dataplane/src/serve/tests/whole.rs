@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use bodhi_net::identity::PemFile;
+
 use super::*;
 
 fn config(tls: Option<TlsFiles>) -> Config {
@@ -54,12 +56,15 @@ fn threads_share_the_connections_and_end_with_the_drain() {
 fn tls_offers_both_protocols() {
     let folder = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
-    let files = TlsFiles {
-        certificate: folder.path().join("tls.crt"),
-        key: folder.path().join("tls.key"),
+    let file = |flag, name, text: String| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        PemFile { path, flag }
     };
-    std::fs::write(&files.certificate, made.cert.pem()).unwrap();
-    std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
+    let files = TlsFiles {
+        certificate: file("--tls-cert", "tls.crt", made.cert.pem()),
+        key: file("--tls-key", "tls.key", made.signing_key.serialize_pem()),
+    };
     let mut roots = rustls::RootCertStore::empty();
     roots.add(made.cert.der().clone()).unwrap();
     let client = |alpn: &[u8]| {

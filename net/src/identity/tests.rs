@@ -1,0 +1,323 @@
+//! Real handshakes on loopback, with certificates made here.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
+use super::*;
+
+/// An authority with its certificate as PEM.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+impl Authority {
+    fn new(name: &str) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).unwrap().pem();
+        let issuer = Issuer::new(params, key);
+        Self { issuer, pem }
+    }
+
+    /// Certificate and key.
+    fn issue(&self, names: Vec<SanType>) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = names;
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    }
+}
+
+fn dns(name: &str) -> SanType {
+    SanType::DnsName(name.try_into().unwrap())
+}
+
+fn uri(uri: &str) -> SanType {
+    SanType::URI(uri.try_into().unwrap())
+}
+
+fn loopback() -> SanType {
+    SanType::IpAddress([127, 0, 0, 1].into())
+}
+
+fn write(folder: &Path, end: &str, (certificate, key): (String, String), ca: &str) -> Identity {
+    let file = |ending: &str, flag, text: &str| {
+        let path = folder.join(format!("{end}.{ending}"));
+        std::fs::write(&path, text).unwrap();
+        PemFile { path, flag }
+    };
+    Identity {
+        certificate: file("crt", "--cert", &certificate),
+        key: file("key", "--key", &key),
+        authorities: file("ca", "--ca", ca),
+    }
+}
+
+/// A server that has `ca` and greets whom it accepts.
+struct Running {
+    folder: tempfile::TempDir,
+    ca: Authority,
+    server: Arc<Server>,
+    listener: TcpListener,
+}
+
+impl Running {
+    async fn start() -> Self {
+        let (folder, ca) = (tempfile::tempdir().unwrap(), Authority::new("ours"));
+        let identity = write(folder.path(), "server", ca.issue(vec![loopback()]), &ca.pem);
+        Self {
+            server: Arc::new(Server::load(identity, Role::DataPlane).unwrap()),
+            listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            folder,
+            ca,
+        }
+    }
+
+    fn client(&self, pair: (String, String)) -> Client {
+        let identity = write(self.folder.path(), "client", pair, &self.ca.pem);
+        let port = self.listener.local_addr().unwrap().port();
+        Client::load(identity, "127.0.0.1", port).unwrap()
+    }
+
+    /// What server and client make of one connection: the greeting, or the errors.
+    async fn meet(&self, client: &Client) -> (Result<(), Refused>, io::Result<String>) {
+        let serving = async {
+            let (tcp, _) = self.listener.accept().await.unwrap();
+            let mut stream = self.server.accept(tcp).await?;
+            stream.write_all(b"hello").await.unwrap();
+            stream.shutdown().await.unwrap();
+            Ok(())
+        };
+        let calling = async {
+            let mut greeting = String::new();
+            client
+                .connect()
+                .await?
+                .read_to_string(&mut greeting)
+                .await?;
+            Ok(greeting)
+        };
+        tokio::join!(serving, calling)
+    }
+}
+
+#[tokio::test]
+async fn a_data_plane_by_dns_name_or_uri_is_greeted() {
+    let running = Running::start().await;
+    for name in [dns("dataplane"), uri("bodhi:dataplane")] {
+        let client = running.client(running.ca.issue(vec![dns("node-7"), name]));
+        let (server, greeting) = running.meet(&client).await;
+        server.unwrap();
+        assert_eq!(greeting.unwrap(), "hello");
+    }
+}
+
+#[tokio::test]
+async fn other_roles_are_refused_by_name_and_the_client_is_told() {
+    let running = Running::start().await;
+    let near_misses = vec![
+        dns("dataplane.example.com"),
+        dns("*.dataplane"),
+        uri("bodhi:dataplane/x"),
+        uri("dataplane"),
+        loopback(),
+    ];
+    for names in [near_misses, Vec::new()] {
+        let client = running.client(running.ca.issue(names));
+        let (server, greeting) = running.meet(&client).await;
+        let refused = server.unwrap_err();
+        assert!(matches!(
+            refused,
+            Refused::Role {
+                role: Role::DataPlane
+            }
+        ));
+        assert_eq!(
+            refused.to_string(),
+            "its certificate names no data plane: its SAN must hold the DNS name 'dataplane' or the URI 'bodhi:dataplane'"
+        );
+        let told = greeting.unwrap_err().to_string();
+        assert!(told.contains("AccessDenied"), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn another_authority_is_refused_on_either_end() {
+    let running = Running::start().await;
+    let other = Authority::new("other");
+    let client = running.client(other.issue(vec![dns("dataplane")]));
+    let (server, greeting) = running.meet(&client).await;
+    assert!(matches!(server, Err(Refused::Handshake(_))), "{server:?}");
+    assert!(greeting.is_err());
+
+    // The client believes the other authority only.
+    let pair = running.ca.issue(vec![dns("dataplane")]);
+    let identity = write(running.folder.path(), "client", pair, &other.pem);
+    let port = running.listener.local_addr().unwrap().port();
+    let client = Client::load(identity, "127.0.0.1", port).unwrap();
+    let (server, greeting) = running.meet(&client).await;
+    assert!(server.is_err());
+    let why = greeting.unwrap_err().to_string();
+    assert!(why.contains("UnknownIssuer"), "{why}");
+}
+
+#[tokio::test]
+async fn a_server_of_another_name_is_not_believed() {
+    let running = Running::start().await;
+    let pair = running.ca.issue(vec![dns("dataplane")]);
+    let identity = write(running.folder.path(), "client", pair, &running.ca.pem);
+    let port = running.listener.local_addr().unwrap().port();
+    let client = Client::load(identity, "localhost", port).unwrap();
+    let (_, greeting) = running.meet(&client).await;
+    let why = greeting.unwrap_err().to_string();
+    assert!(why.contains("not valid for name"), "{why}");
+}
+
+#[tokio::test]
+async fn a_client_without_a_certificate_is_refused() {
+    let running = Running::start().await;
+    let roots = Pem::read(&PemFile {
+        path: running.folder.path().join("server.ca"),
+        flag: "--ca",
+    });
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])
+        .unwrap()
+        .with_root_certificates(roots.unwrap().roots().unwrap())
+        .with_no_client_auth();
+    let address = running.listener.local_addr().unwrap();
+    let calling = async {
+        let tcp = TcpStream::connect(address).await?;
+        let name = ServerName::from(address.ip());
+        let connector = TlsConnector::from(Arc::new(config));
+        connector.connect(name, tcp).await?.read_u8().await
+    };
+    let serving = async {
+        let (tcp, _) = running.listener.accept().await.unwrap();
+        running.server.accept(tcp).await
+    };
+    let (served, called) = tokio::join!(serving, calling);
+    let refused = served.unwrap_err().to_string();
+    assert!(refused.contains("no certificates"), "{refused}");
+    assert!(called.is_err());
+}
+
+#[tokio::test]
+async fn files_renewed_on_disk_count_from_the_next_connection_on() {
+    let running = Running::start().await;
+    let client = running.client(running.ca.issue(vec![dns("dataplane")]));
+    running.meet(&client).await.1.unwrap();
+    // Both ends move to another authority, one after the other.
+    let next = Authority::new("next");
+    let folder = running.folder.path();
+    write(folder, "server", next.issue(vec![loopback()]), &next.pem);
+    running.meet(&client).await.1.unwrap_err();
+    let pair = next.issue(vec![dns("dataplane")]);
+    write(folder, "client", pair, &next.pem);
+    assert_eq!(running.meet(&client).await.1.unwrap(), "hello");
+    // Half a renewal changes nothing.
+    let (_, key) = next.issue(vec![dns("dataplane")]);
+    std::fs::write(folder.join("client.key"), key).unwrap();
+    assert_eq!(running.meet(&client).await.1.unwrap(), "hello");
+    std::fs::remove_file(folder.join("client.crt")).unwrap();
+    assert_eq!(running.meet(&client).await.1.unwrap(), "hello");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handshake_that_stalls_ends() {
+    let running = Running::start().await;
+    let address = running.listener.local_addr().unwrap();
+    let silent = TcpStream::connect(address).await.unwrap();
+    let (tcp, _) = running.listener.accept().await.unwrap();
+    let refused = running.server.accept(tcp).await.unwrap_err();
+    assert!(matches!(refused, Refused::TooSlow), "{refused}");
+    drop(silent);
+}
+
+#[test]
+fn faults_name_the_file_and_its_flag() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Authority::new("ours");
+    let pair = || ca.issue(vec![dns("dataplane")]);
+    let (certificate, key) = pair();
+    let (_, other_key) = pair();
+    let damaged = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let cases = [
+        (
+            ("", key.as_str(), ca.pem.as_str()),
+            "--cert '",
+            "it holds no certificate",
+        ),
+        (
+            (&certificate, "", &ca.pem),
+            "--key '",
+            "it holds no private key",
+        ),
+        (
+            (&certificate, &key, "not PEM"),
+            "--ca '",
+            "it holds no certificate",
+        ),
+        ((&certificate, &key, damaged), "--ca '", "BadEncoding"),
+        (
+            (&certificate, &other_key, &ca.pem),
+            "--key '",
+            "client.crt'",
+        ),
+    ];
+    for ((certificate, key, ca), file, why) in cases {
+        let identity = write(
+            folder.path(),
+            "client",
+            (certificate.into(), key.into()),
+            ca,
+        );
+        let as_client = Client::load(identity.clone(), "localhost", 1).unwrap_err();
+        let as_server = Server::load(identity, Role::DataPlane).unwrap_err();
+        for text in [as_client.to_string(), as_server.to_string()] {
+            assert!(text.starts_with(file) && text.contains(why), "{text}");
+        }
+    }
+    let mut identity = write(folder.path(), "client", (certificate, key), &ca.pem);
+    identity.key.path = folder.path().join("none");
+    let text = Server::load(identity, Role::DataPlane)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        text.starts_with("--key '") && text.contains("none' cannot be read"),
+        "{text}"
+    );
+}
+
+/// The public API's certificate is watched; see also the connections above.
+#[tokio::test(start_paused = true)]
+async fn watched_files_are_looked_at_every_ten_seconds() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Authority::new("ours");
+    let pair = || ca.issue(vec![loopback()]);
+    let files = write(folder.path(), "server", pair(), &ca.pem).files();
+    let load = Reloading::load(files, |[certificate, key, authorities]| {
+        server_config(certificate, key, authorities, Role::DataPlane)
+    });
+    let reloading = Arc::new(load.unwrap());
+    let before = reloading.current();
+    let watched = Arc::clone(&reloading);
+    let watching = tokio::spawn(async move { watched.watch().await });
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(
+        Arc::ptr_eq(&before, &reloading.current()),
+        "nothing changed"
+    );
+    write(folder.path(), "server", pair(), &ca.pem);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(!Arc::ptr_eq(&before, &reloading.current()), "a new pair");
+    watching.abort();
+}
