@@ -1,5 +1,5 @@
 //! The real controller's sync server and the real data plane's control task, over the real
-//! transport: in the process and on a Unix socket, whole and byte by byte.
+//! transport: in the process, on a Unix socket and over mutual TLS, whole and byte by byte.
 
 #![expect(clippy::unwrap_used, reason = "what cannot go on fails the test")]
 
@@ -17,12 +17,13 @@ use bodhi_controller::sync::{
 };
 use bodhi_dataplane::control::{self, Connect, Connector, Control, Disk};
 use bodhi_dataplane::proxy::{OwnerLookup as _, ResponseRecord};
+use bodhi_net::identity::{self, Identity, PemFile, Role};
 use bodhi_proto::names::{ObjectRef, TokenId};
 use bodhi_proto::provider::{Family, Format};
 use bodhi_proto::snapshot::*;
 use bodhi_proto::sync::{Revision, Source};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::UnixStream;
+use tokio::net::{TcpListener, UnixStream};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -529,6 +530,82 @@ async fn response_owners_are_recorded_and_found() {
     let alone = plane(nowhere(), None);
     let asked = timeout(SOON, alone.owners().find("resp_1")).await;
     assert!(asked.unwrap().is_err());
+}
+
+/// The three files of an end.
+fn files_of(folder: &Path, end: &str, name: &str, ca: &Authority) -> Identity {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+    let certificate = params.signed_by(&key, &ca.issuer).unwrap();
+    let file = |ending: &str, text: String| {
+        let path = folder.join(format!("{end}.{ending}"));
+        std::fs::write(&path, text).unwrap();
+        PemFile {
+            path,
+            flag: "--file",
+        }
+    };
+    Identity {
+        certificate: file("crt", certificate.pem()),
+        key: file("key", key.serialize_pem()),
+        authorities: file("ca", ca.pem.clone()),
+    }
+}
+
+struct Authority {
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+    pem: String,
+}
+
+fn authority() -> Authority {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, "authority");
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let pem = params.self_signed(&key).unwrap().pem();
+    let issuer = rcgen::Issuer::new(params, key);
+    Authority { issuer, pem }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn configuration_and_response_owners_go_over_mutual_tls() {
+    let (folder, ca) = (tempfile::tempdir().unwrap(), authority());
+    let owners = Arc::new(Owners::default());
+    let server = server(&owners);
+    server.publish(everything(&["fast"]));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let own = files_of(folder.path(), "controller", "127.0.0.1", &ca);
+    let own = identity::Server::load(own, Role::DataPlane).unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serving = server.clone();
+    let running = tokio::spawn(async move {
+        let stopped = async { drop(stopped.await) };
+        serving.serve_tls(listener, own, stopped).await
+    });
+
+    let own = files_of(folder.path(), "plane", "dataplane", &ca);
+    let client = identity::Client::load(own, "127.0.0.1", port).unwrap();
+    let control = plane(Connect::Tls(Arc::new(client)), None);
+    snapshot(&control, |s| serves(s, "fast") && knows(s, "a")).await;
+    let record = ResponseRecord {
+        id: "resp_1".into(),
+        upstream: ObjectRef::api_model("bodhi", "openai"),
+        owner: "ann".into(),
+    };
+    let asked = control.owners();
+    asked.record(record.clone()).await.unwrap();
+    assert_eq!(asked.find("resp_1").await.unwrap(), Some(record));
+
+    // A controller that stops says goodbye and does not wait for anybody.
+    drop(stop);
+    timeout(SOON, running).await.unwrap().unwrap().unwrap();
+    assert_eq!(
+        end(&control).await.as_deref(),
+        Some("goodbye: the controller stops")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

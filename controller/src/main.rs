@@ -87,7 +87,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Sync::Tls(listener, _, identity) => {
             controller
                 .sync
-                .serve_tls(listener, identity, shutdown)
+                .serve_tls(listener, *identity, shutdown)
                 .await?
         }
     }
@@ -98,7 +98,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
 /// predecessor's.
 enum Sync {
     Unix(PathBuf),
-    Tls(TcpListener, SocketAddr, Server),
+    Tls(TcpListener, SocketAddr, Box<Server>),
 }
 
 impl Sync {
@@ -110,7 +110,7 @@ impl Sync {
                     .await
                     .with_context(|| format!("cannot listen on {address} (sync)"))?;
                 let address = listener.local_addr()?;
-                Ok(Self::Tls(listener, address, identity))
+                Ok(Self::Tls(listener, address, Box::new(identity)))
             }
         }
     }

@@ -18,6 +18,7 @@ use rustls::pki_types::{InvalidDnsNameError, ServerName};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::version::TLS13;
 use rustls::{CertificateError, ClientConfig, ServerConfig};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
@@ -147,18 +148,26 @@ impl Client {
         })
     }
 
-    /// Connects to the first of the host's addresses that answers. In TLS 1.3 the server judges our
-    /// certificate after this: a refusal arrives as an alert on the first read.
+    /// Connects to the first of the host's addresses that answers, and waits for the first bytes: in
+    /// TLS 1.3 a client is done before the server has judged it, but the server of HTTP/2
+    /// speaks first (RFC 9113 §3.4), and only to whom it accepts.
     ///
     /// # Errors
-    /// The host has no address, none answers, or the server cannot prove its name.
-    pub async fn connect(&self) -> io::Result<Stream> {
+    /// The host has no address, none answers, the server cannot prove its name, or it refuses us.
+    pub async fn connect(&self) -> io::Result<BufReader<Stream>> {
         self.config.refresh();
         let tcp = TcpStream::connect((self.host.as_str(), self.port)).await?;
         dial::tune(&tcp)?;
-        let handshake = TlsConnector::from(self.config.current()).connect(self.name.clone(), tcp);
-        let tls = tokio::time::timeout(HANDSHAKE, handshake).await??;
-        Ok(Stream::Tls(Box::new(TlsStream::Client(tls))))
+        let handshake = async {
+            let connector = TlsConnector::from(self.config.current());
+            let tls = connector.connect(self.name.clone(), tcp).await?;
+            let mut stream = BufReader::new(Stream::Tls(Box::new(TlsStream::Client(tls))));
+            match stream.fill_buf().await.map_err(refusal)?.is_empty() {
+                true => Err(io::ErrorKind::UnexpectedEof.into()),
+                false => Ok(stream),
+            }
+        };
+        tokio::time::timeout(HANDSHAKE, handshake).await?
     }
 }
 
@@ -222,6 +231,18 @@ fn lacks_role(error: &io::Error) -> bool {
     let inner = error.get_ref().and_then(|e| e.downcast_ref());
     let expected = CertificateError::ApplicationVerificationFailure;
     inner == Some(&rustls::Error::InvalidCertificate(expected))
+}
+
+/// Says what an alert means that comes instead of the first bytes.
+fn refusal(error: io::Error) -> io::Error {
+    let inner = error.get_ref().and_then(|e| e.downcast_ref());
+    match inner {
+        Some(rustls::Error::AlertReceived(alert)) => io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("the other end refuses our certificate ({alert:?})"),
+        ),
+        _ => error,
+    }
 }
 
 #[cfg(test)]

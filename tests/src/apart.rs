@@ -1,7 +1,7 @@
-//! Controller and data plane as programs of their own, joined by a Unix socket, so that tests can
-//! kill and restart either.
+//! Controller and data plane as programs of their own, joined by a Unix socket or by mutual TLS, so
+//! that tests can kill and restart either.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use serde::Deserialize;
 use tempfile::TempDir;
 
+use crate::authority::Authority;
 use crate::gateway::{PROMPT, token_in};
 use crate::process::{Process, binary, eventually};
 use crate::scripted::KEY;
@@ -29,7 +30,17 @@ pub struct Apart {
     /// The first token.
     pub token: String,
     folder: TempDir,
+    link: Link,
     arguments: Vec<String>,
+}
+
+/// How the two are joined.
+#[derive(Debug, Clone, Copy)]
+enum Link {
+    Unix,
+    /// Where the controller listens. Its files are `controller.crt`, `.key` and `.ca`, the data
+    /// plane's `plane.crt`, `.key` and `.ca`.
+    Tls(SocketAddr),
 }
 
 impl Apart {
@@ -40,18 +51,44 @@ impl Apart {
     /// When one of them does not start; the message holds its output.
     pub fn start(manifests: &[impl AsRef<str>], arguments: &[&str]) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir().context("a temporary folder")?;
+        Self::start_in(folder, Link::Unix, manifests, arguments)
+    }
+
+    /// Likewise, with certificates of this authority on both ends.
+    ///
+    /// # Errors
+    /// When one of them does not start; the message holds its output.
+    pub fn over_tls(authority: &Authority, manifests: &[impl AsRef<str>]) -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir().context("a temporary folder")?;
+        let issued = authority.issue(&["127.0.0.1"])?;
+        issued.write(folder.path(), "controller")?;
+        std::fs::write(folder.path().join("controller.ca"), &authority.pem)?;
+        let issued = authority.issue(&["node-1", "dataplane"])?;
+        issued.write(folder.path(), "plane")?;
+        std::fs::write(folder.path().join("plane.ca"), &authority.pem)?;
+        // A controller that is restarted has to be found again.
+        let sync = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        Self::start_in(folder, Link::Tls(sync), manifests, &[])
+    }
+
+    fn start_in(
+        folder: TempDir,
+        link: Link,
+        manifests: &[impl AsRef<str>],
+        arguments: &[&str],
+    ) -> anyhow::Result<Self> {
         std::fs::create_dir(folder.path().join("manifests"))?;
         for (index, manifest) in manifests.iter().enumerate() {
             let name = format!("manifests/{index:03}.yaml");
             std::fs::write(folder.path().join(name), manifest.as_ref())?;
         }
-        let controller = start_controller(folder.path())?;
+        let controller = start_controller(folder.path(), link)?;
         let token = controller.wait_for("a token", token_in)?;
         let arguments: Vec<String> = arguments
             .iter()
             .map(|&argument| argument.to_owned())
             .collect();
-        let (data_plane, listening) = start_data_plane(folder.path(), &arguments)?;
+        let (data_plane, listening) = start_data_plane(folder.path(), link, &arguments)?;
         let (address, admin) = (listening.address, listening.admin);
         let apart = Self {
             controller,
@@ -60,6 +97,7 @@ impl Apart {
             admin,
             token,
             folder,
+            link,
             arguments,
         };
         apart
@@ -74,7 +112,7 @@ impl Apart {
     /// When it does not start.
     pub fn restart_controller(&mut self) -> anyhow::Result<()> {
         self.controller.finish()?;
-        self.controller = start_controller(self.folder.path())?;
+        self.controller = start_controller(self.folder.path(), self.link)?;
         Ok(())
     }
 
@@ -86,7 +124,8 @@ impl Apart {
     pub fn restart_data_plane(&mut self) -> anyhow::Result<Instant> {
         self.data_plane.finish()?;
         let started = Instant::now();
-        let (data_plane, listening) = start_data_plane(self.folder.path(), &self.arguments)?;
+        let (data_plane, listening) =
+            start_data_plane(self.folder.path(), self.link, &self.arguments)?;
         self.data_plane = data_plane;
         (self.address, self.admin) = (listening.address, listening.admin);
         Ok(started)
@@ -110,6 +149,22 @@ impl Apart {
         })
         .map(|_| ())
         .with_context(|| format!("the data plane's output:\n{}", self.data_plane.printed()))
+    }
+
+    /// The folder of everything, certificates among it.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Where data planes connect.
+    ///
+    /// # Errors
+    /// When that is a Unix socket.
+    pub fn sync_address(&self) -> anyhow::Result<SocketAddr> {
+        match self.link {
+            Link::Tls(address) => Ok(address),
+            Link::Unix => anyhow::bail!("the programs are joined by a Unix socket"),
+        }
     }
 
     /// The folder of manifests, watched by the controller.
@@ -141,7 +196,7 @@ struct Listening {
     admin: SocketAddr,
 }
 
-fn start_controller(folder: &Path) -> anyhow::Result<Process> {
+fn start_controller(folder: &Path, link: Link) -> anyhow::Result<Process> {
     let mut command = Command::new(binary("bodhi-controller")?);
     command
         .env_clear()
@@ -151,18 +206,47 @@ fn start_controller(folder: &Path) -> anyhow::Result<Process> {
         .arg("--data")
         .arg(folder.join("controller"))
         .args(["--listen", "127.0.0.1:0"]);
-    command
-        .arg("--listen-sync")
-        .arg(format!("unix:{}", folder.join("sync.sock").display()));
+    match link {
+        Link::Unix => {
+            command.arg("--listen-sync").arg(socket(folder));
+        }
+        Link::Tls(address) => {
+            command.args(["--listen-sync", &address.to_string()]);
+            files(&mut command, "--sync", &folder.join("controller"));
+        }
+    }
     start("bodhi-controller", command)
 }
 
-fn start_data_plane(folder: &Path, arguments: &[String]) -> anyhow::Result<(Process, Listening)> {
+fn socket(folder: &Path) -> String {
+    format!("unix:{}", folder.join("sync.sock").display())
+}
+
+/// The three files of one end.
+fn files(command: &mut Command, flags: &str, stem: &Path) {
+    for (flag, ending) in [("cert", "crt"), ("key", "key"), ("ca", "ca")] {
+        command
+            .arg(format!("{flags}-{flag}"))
+            .arg(stem.with_extension(ending));
+    }
+}
+
+fn start_data_plane(
+    folder: &Path,
+    link: Link,
+    arguments: &[String],
+) -> anyhow::Result<(Process, Listening)> {
     let mut command = Command::new(binary("bodhi-dataplane")?);
-    command
-        .env_clear()
-        .arg("--controller")
-        .arg(format!("unix:{}", folder.join("sync.sock").display()));
+    command.env_clear().arg("--controller");
+    match link {
+        Link::Unix => {
+            command.arg(socket(folder));
+        }
+        Link::Tls(address) => {
+            command.arg(format!("https://{address}"));
+            files(&mut command, "--controller", &folder.join("plane"));
+        }
+    }
     command
         .arg("--data")
         .arg(folder.join("data-plane"))

@@ -4,10 +4,12 @@
 //! - [`provider`]: the scripted provider itself; [`scripted`]: one that runs, and what it got.
 //! - [`gateway`]: `bodhi up` with a folder of manifests; [`manifests`]: what to put there.
 //! - [`apart`]: the same as two programs, each of which can be killed.
+//! - [`authority`]: certificates made for one run.
 //! - [`wire`]: a client that sends exact bytes and tells how an answer ended.
 //! - [`process`]: programs with their output, which is searched for secrets at the end.
 
 pub mod apart;
+pub mod authority;
 pub mod gateway;
 pub mod manifests;
 pub mod process;

@@ -56,7 +56,7 @@ pub enum PemError {
         /// The certificate.
         certificate: PemFile,
         /// What is wrong.
-        source: rustls::Error,
+        source: Box<rustls::Error>,
     },
 }
 
@@ -131,7 +131,7 @@ impl Pem {
         PemError::Pair {
             key: self.file.clone(),
             certificate: certificate.file.clone(),
-            source,
+            source: Box::new(source),
         }
     }
 }
