@@ -130,7 +130,11 @@ pub(crate) fn request(input: &[u8]) {
     };
     let generations = match choice % 4 {
         0 => openai_chat::parse(body).map(|(generation, _)| vec![generation]),
-        1 => openai_completions::parse(body).map(|request| request.generations),
+        1 => openai_completions::parse(body).map(|request| {
+            let all = (0..request.prompts()).map(|prompt| request.generation(prompt));
+            all.map(|generation| generation.expect("a prompt"))
+                .collect()
+        }),
         2 => embeddings::parse(body).map(|request| {
             assert!((1..=2048).contains(&request.embedding.inputs.len()));
             Vec::new()

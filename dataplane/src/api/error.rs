@@ -8,7 +8,7 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde_json::json;
 
 use super::Surface;
-use crate::format::{BadReply, Fault};
+use crate::format::{BadReply, Fault, embeddings};
 
 /// Says whether an error is ours (`gateway`) or the provider's (`upstream`).
 pub const ERROR_SOURCE: HeaderName = HeaderName::from_static("x-bodhi-error-source");
@@ -107,6 +107,15 @@ impl From<BadReply> for Failure {
         Self::BadGateway {
             code: "invalid_response",
             message: format!("The model's backend broke its contract: {reply}."),
+        }
+    }
+}
+
+impl From<embeddings::Refused> for Failure {
+    fn from(refused: embeddings::Refused) -> Self {
+        match refused {
+            embeddings::Refused::Request(fault) => fault.into(),
+            embeddings::Refused::Reply(reply) => reply.into(),
         }
     }
 }

@@ -58,13 +58,11 @@ pub fn parse(body: &[u8]) -> Result<Request, Fault> {
 }
 
 fn inputs(input: &Node<'_, '_>) -> Result<Vec<Text>, Fault> {
-    let texts = texts(input)?;
+    let texts = texts(input, MAX_INPUTS)?;
     let empty = |text: &Text| matches!(text, Text::Plain(text) if text.is_empty());
-    match texts.len() {
-        0 => Err(input.unfit("must not be empty")),
-        _ if texts.iter().any(empty) => Err(input.unfit("must not have an empty text")),
-        1..=MAX_INPUTS => Ok(texts),
-        _ => Err(input.unfit(format!("must have at most {MAX_INPUTS} texts"))),
+    match texts.iter().any(empty) {
+        true => Err(input.unfit("must not have an empty text")),
+        false => Ok(texts),
     }
 }
 

@@ -30,7 +30,7 @@ struct Replies {
 impl Replies {
     fn new(request: &Request) -> Self {
         let choices = request.choices();
-        let prompts = request.generations.len();
+        let prompts = request.prompts();
         Self {
             orders: std::iter::repeat_with(|| Order::new(choices as usize))
                 .take(prompts)

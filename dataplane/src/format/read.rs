@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use bodhi_proto::chat::{RANGES, Range};
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserializer as _, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::Fault;
@@ -129,38 +129,85 @@ impl<'a, 'p> Node<'a, 'p> {
     }
 
     pub(super) fn object(self) -> Result<Object<'a, 'p>, Fault> {
-        let Members(members) = self.members()?;
-        if members.len() > MAX_MEMBERS {
-            return Err(self.unfit(format!("must have at most {MAX_MEMBERS} members")));
-        }
+        let mut members = Vec::new();
+        self.members(|key, json| {
+            if members.len() == MAX_MEMBERS {
+                return Err(self.unfit(format!("must have at most {MAX_MEMBERS} members")));
+            }
+            members.push((key, json));
+            Ok(())
+        })?;
         Ok(Object {
             members,
             path: self.path,
         })
     }
 
-    /// An object's members, however many.
-    pub(super) fn members(&self) -> Result<Members<'a>, Fault> {
+    /// An object's members, however many, one after another.
+    pub(super) fn each_member<T>(
+        &self,
+        mut read: impl FnMut(&str, Node<'a, '_>) -> Result<T, Fault>,
+    ) -> Result<Vec<T>, Fault> {
+        let mut all = Vec::new();
+        self.members(|key, json| {
+            let path = Path {
+                above: Some(&self.path),
+                step: Step::Key(&key),
+            };
+            all.push(read(&key, Node { json, path })?);
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    fn members(
+        &self,
+        take: impl FnMut(Cow<'a, str>, &'a RawValue) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
         if !self.is_object() {
             return Err(self.mistyped("an object"));
         }
-        serde_json::from_str(self.json.get()).map_err(|_| Fault::Syntax)
+        let mut fault = None;
+        let members = Members {
+            take,
+            fault: &mut fault,
+        };
+        let read = serde_json::Deserializer::from_str(self.json.get()).deserialize_map(members);
+        read.map_err(|_| fault.unwrap_or(Fault::Syntax))
     }
 
-    pub(super) fn items(self) -> Result<Items<'a, 'p>, Fault> {
-        self.items_of("an array")
+    /// An array's items, one after another.
+    pub(super) fn each<T>(
+        &self,
+        read: impl FnMut(Node<'a, '_>) -> Result<T, Fault>,
+    ) -> Result<Vec<T>, Fault> {
+        self.each_of("an array", read)
     }
 
-    /// An array; `expected` is what to say when it is not.
-    pub(super) fn items_of(self, expected: &'static str) -> Result<Items<'a, 'p>, Fault> {
+    /// The same; `expected` is what to say when it is no array.
+    pub(super) fn each_of<T>(
+        &self,
+        expected: &'static str,
+        mut read: impl FnMut(Node<'a, '_>) -> Result<T, Fault>,
+    ) -> Result<Vec<T>, Fault> {
         if !self.is_array() {
             return Err(self.mistyped(expected));
         }
-        let values = serde_json::from_str(self.json.get()).map_err(|_| Fault::Syntax)?;
-        Ok(Items {
-            values,
-            path: self.path,
-        })
+        let (mut all, mut fault) = (Vec::new(), None);
+        let items = Items {
+            take: |json| {
+                let path = Path {
+                    above: Some(&self.path),
+                    step: Step::Index(all.len()),
+                };
+                all.push(read(Node { json, path })?);
+                Ok(())
+            },
+            fault: &mut fault,
+        };
+        let read = serde_json::Deserializer::from_str(self.json.get()).deserialize_seq(items);
+        read.map_err(|_| fault.unwrap_or(Fault::Syntax))?;
+        Ok(all)
     }
 
     pub(super) fn text(&self) -> Result<String, Fault> {
@@ -310,50 +357,61 @@ fn decode(json: &RawValue) -> Option<Cow<'_, str>> {
     }
 }
 
-/// Keys, escapes read, and values, in order.
-pub(super) struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+/// Reads an object without keeping it: a body of empty members or items would otherwise take
+/// many times its size.
+struct Members<'f, F> {
+    take: F,
+    /// Why `take` wanted no more; the deserializer's error cannot say.
+    fault: &'f mut Option<Fault>,
+}
 
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Pairs;
-        impl<'de> Visitor<'de> for Pairs {
-            type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
+impl<'de, F> Visitor<'de> for Members<'_, F>
+where
+    F: FnMut(Cow<'de, str>, &'de RawValue) -> Result<(), Fault>,
+{
+    type Value = ();
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::new();
-                while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
-                    // A key that is no text is none that we know.
-                    if let Some(key) = decode(key) {
-                        members.push((key, value));
-                    }
-                }
-                Ok(members)
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
+            // A key that is no text is none that we know.
+            let Some(key) = decode(key) else { continue };
+            if let Err(fault) = (self.take)(key, value) {
+                *self.fault = Some(fault);
+                return Err(A::Error::custom("told apart"));
             }
         }
-        from.deserialize_map(Pairs).map(Self)
+        Ok(())
     }
 }
 
-impl<'a> Members<'a> {
-    /// Every member of `node`, read alike.
-    pub(super) fn each<T>(
-        &self,
-        node: &Node<'_, '_>,
-        mut read: impl FnMut(&str, Node<'a, '_>) -> Result<T, Fault>,
-    ) -> Result<Vec<T>, Fault> {
-        let members = self.0.iter();
-        let read = members.map(|(key, json)| {
-            let path = Path {
-                above: Some(&node.path),
-                step: Step::Key(key),
-            };
-            read(key, Node { json, path })
-        });
-        read.collect()
+/// Reads an array without keeping it.
+struct Items<'f, F> {
+    take: F,
+    fault: &'f mut Option<Fault>,
+}
+
+impl<'de, F> Visitor<'de> for Items<'_, F>
+where
+    F: FnMut(&'de RawValue) -> Result<(), Fault>,
+{
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
+        while let Some(item) = seq.next_element::<&RawValue>()? {
+            if let Err(fault) = (self.take)(item) {
+                *self.fault = Some(fault);
+                return Err(A::Error::custom("told apart"));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -409,40 +467,5 @@ impl<'a> Object<'a, '_> {
     pub(super) fn ranged_count(&self, name: &str) -> Result<Option<u32>, Fault> {
         let node = self.get(name);
         node.map(|node| node.ranged_count(name)).transpose()
-    }
-}
-
-/// An array.
-pub(super) struct Items<'a, 'p> {
-    values: Vec<&'a RawValue>,
-    path: Path<'p>,
-}
-
-impl<'a> Items<'a, '_> {
-    pub(super) fn len(&self) -> usize {
-        self.values.len()
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.values.is_empty()
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = Node<'a, '_>> {
-        let nodes = self.values.iter().enumerate();
-        nodes.map(|(index, json)| Node {
-            json,
-            path: Path {
-                above: Some(&self.path),
-                step: Step::Index(index),
-            },
-        })
-    }
-
-    /// Every item, read alike.
-    pub(super) fn each<T>(
-        &self,
-        read: impl FnMut(Node<'a, '_>) -> Result<T, Fault>,
-    ) -> Result<Vec<T>, Fault> {
-        self.iter().map(read).collect()
     }
 }

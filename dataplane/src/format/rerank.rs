@@ -40,15 +40,21 @@ pub fn parse(body: &[u8]) -> Result<Request, Fault> {
 }
 
 fn documents(node: &Node<'_, '_>) -> Result<Vec<String>, Fault> {
-    let items = node.items()?;
-    match items.len() {
-        0 => Err(node.unfit("must not be empty")),
-        1..=MAX_DOCUMENTS => items.each(|item| match () {
-            () if item.is_string() => item.text(),
-            () if item.is_object() => item.object()?.need("text")?.text(),
-            () => Err(item.mistyped("a string or an object with 'text'")),
-        }),
-        _ => Err(node.unfit(format!("must have at most {MAX_DOCUMENTS} documents"))),
+    let mut left = MAX_DOCUMENTS;
+    let documents = node.each(|item| {
+        let most = || node.unfit(format!("must have at most {MAX_DOCUMENTS} documents"));
+        left = left.checked_sub(1).ok_or_else(most)?;
+        if item.is_object() {
+            return item.object()?.need("text")?.text();
+        }
+        match item.is_string() {
+            true => item.text(),
+            false => Err(item.mistyped("a string or an object with 'text'")),
+        }
+    })?;
+    match documents.is_empty() {
+        true => Err(node.unfit("must not be empty")),
+        false => Ok(documents),
     }
 }
 

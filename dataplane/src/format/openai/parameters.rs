@@ -54,11 +54,12 @@ fn stop(body: &Object<'_, '_>) -> Result<Vec<String>, Fault> {
             Some(stop.text()?).filter(|text| !text.is_empty()),
         ));
     }
-    let items = stop.items_of("a string or an array of strings")?;
-    if items.len() > MAX_STOPS {
-        return Err(stop.unfit(format!("must have at most {MAX_STOPS} texts")));
-    }
-    let mut stops = items.each(|item| item.text())?;
+    let mut left = MAX_STOPS;
+    let mut stops = stop.each_of("a string or an array of strings", |item| {
+        let most = || stop.unfit(format!("must have at most {MAX_STOPS} texts"));
+        left = left.checked_sub(1).ok_or_else(most)?;
+        item.text()
+    })?;
     // Everything ends with nothing: llama.cpp passes empty ones over, too.
     stops.retain(|text| !text.is_empty());
     Ok(stops)
@@ -163,7 +164,7 @@ fn dry(body: &Object<'_, '_>) -> Result<Option<Dry>, Fault> {
     let allowed_length = body.ranged_count("dry_allowed_length")?.unwrap_or(2);
     let penalty_last_n = body.ranged_integer("dry_penalty_last_n")?.unwrap_or(-1);
     let breakers = body.get("dry_sequence_breakers");
-    let breakers = breakers.map(|breakers| breakers.items()?.each(|item| item.text()));
+    let breakers = breakers.map(|breakers| breakers.each(|item| item.text()));
     let sequence_breakers = breakers.transpose()?;
     Ok(multiplier.map(|multiplier| Dry {
         multiplier,
@@ -212,8 +213,7 @@ fn logit_bias(body: &Object<'_, '_>) -> Result<Vec<(u32, f32)>, Fault> {
     let Some(node) = body.get("logit_bias") else {
         return Ok(Vec::new());
     };
-    let members = node.members()?;
-    members.each(&node, |token, bias| {
+    node.each_member(|token, bias| {
         let token = token
             .parse()
             .map_err(|_| node.unfit("must have token ids as keys, which are integers from 0 on"))?;
@@ -221,25 +221,40 @@ fn logit_bias(body: &Object<'_, '_>) -> Result<Vec<(u32, f32)>, Fault> {
     })
 }
 
-/// What OpenAI's `prompt` and `input` are.
-pub(in crate::format) fn texts(node: &Node<'_, '_>) -> Result<Vec<Text>, Fault> {
+/// What OpenAI's `prompt` and `input` are: a string, strings, tokens, or several lists of
+/// tokens. From 1 to `most` texts.
+pub(in crate::format) fn texts(node: &Node<'_, '_>, most: usize) -> Result<Vec<Text>, Fault> {
     if node.is_string() {
         return Ok(vec![Text::Plain(node.text()?)]);
     }
-    let items = node.items_of("a string, an array of strings, or arrays of token ids")?;
-    if items.iter().next().is_some_and(|first| first.is_number()) {
-        return Ok(vec![Text::Tokens(items.each(|item| item.token())?)]);
-    }
-    items.each(|item| match item.is_array() {
-        false => item.text().map(Text::Plain),
-        true => {
-            let tokens = item.items()?.each(|token| token.token())?;
-            match tokens.is_empty() {
-                true => Err(item.unfit("must not be empty")),
-                false => Ok(Text::Tokens(tokens)),
-            }
+    let expected = "a string, an array of strings, or arrays of token ids";
+    let (mut texts, mut tokens) = (Vec::new(), Vec::new());
+    node.each_of(expected, |item| {
+        if texts.len() == most {
+            return Err(node.unfit(format!("must have at most {most} texts")));
         }
-    })
+        match texts.is_empty() && (item.is_number() || !tokens.is_empty()) {
+            true => tokens.push(item.token()?),
+            false if item.is_array() => texts.push(Text::Tokens(some_tokens(&item)?)),
+            false => texts.push(Text::Plain(item.text()?)),
+        }
+        Ok(())
+    })?;
+    if !tokens.is_empty() {
+        texts.push(Text::Tokens(tokens));
+    }
+    match texts.is_empty() {
+        true => Err(node.unfit("must not be empty")),
+        false => Ok(texts),
+    }
+}
+
+fn some_tokens(node: &Node<'_, '_>) -> Result<Vec<u32>, Fault> {
+    let tokens = node.each(|token| token.token())?;
+    match tokens.is_empty() {
+        true => Err(node.unfit("must not be empty")),
+        false => Ok(tokens),
+    }
 }
 
 #[cfg(test)]

@@ -86,26 +86,21 @@ fn refuse_audio(body: &Object<'_, '_>) -> Result<(), Fault> {
     let Some(modalities) = body.get("modalities") else {
         return Ok(());
     };
-    for modality in modalities.items()?.iter() {
-        if modality.text()? != "text" {
-            return Err(modality.unsupported("cannot be had here: answers are text"));
-        }
-    }
-    Ok(())
+    let text_only = modalities.each(|modality| match &*modality.text()? {
+        "text" => Ok(()),
+        _ => Err(modality.unsupported("cannot be had here: answers are text")),
+    });
+    text_only.map(drop)
 }
 
 fn messages(body: &Object<'_, '_>) -> Result<Vec<Message>, Fault> {
     let node = body.need("messages")?;
-    let items = node.items()?;
-    if items.is_empty() {
-        return Err(node.unfit("must have at least one message"));
-    }
     let mut functions = Functions::default();
-    let mut messages = Vec::with_capacity(items.len());
-    for item in items.iter() {
-        messages.push(message(&item.object()?, &mut functions)?);
+    let messages = node.each(|item| message(&item.object()?, &mut functions))?;
+    match messages.is_empty() {
+        true => Err(node.unfit("must have at least one message")),
+        false => Ok(messages),
     }
-    Ok(messages)
 }
 
 /// Calls of the older kind have no ids, and their results follow at once: they are numbered.
@@ -171,8 +166,7 @@ fn content<T: From<Plain>>(
     if content.is_string() {
         return Ok(vec![Plain(content.text()?).into()]);
     }
-    let parts = content.items_of("a string or an array of parts")?;
-    parts.each(|node| {
+    content.each_of("a string or an array of parts", |node| {
         let part = node.object()?;
         let kind = part.need("type")?;
         let name = kind.text()?;
@@ -252,7 +246,6 @@ fn assistant(
         return Err(audio.unsupported("cannot be carried: send the transcript as 'content'"));
     }
     if let Some(calls) = message.get("tool_calls") {
-        let calls = calls.items()?;
         let calls = calls.each(|call| tool_call(&call.object()?))?;
         parts.extend(calls.into_iter().map(AssistantPart::ToolCall));
     }
@@ -302,7 +295,7 @@ fn tools(body: &Object<'_, '_>) -> Result<(Vec<Tool>, Calls), Fault> {
         if let Some(functions) = body.get("functions") {
             return Err(functions.unfit("cannot be combined with 'tools'"));
         }
-        let tools = tools.items()?.each(|tool| {
+        let tools = tools.each(|tool| {
             let tool = tool.object()?;
             only_functions(&tool)?;
             function(&tool.need("function")?.object()?)
@@ -311,7 +304,6 @@ fn tools(body: &Object<'_, '_>) -> Result<(Vec<Tool>, Calls), Fault> {
     }
     match body.get("functions") {
         Some(functions) => {
-            let functions = functions.items()?;
             let tools = functions.each(|node| function(&node.object()?))?;
             Ok((tools, Calls::Function))
         }

@@ -1,8 +1,6 @@
 //! From a reply's events to a `chat.completion` object.
 
-use std::num::NonZeroU32;
-
-use bodhi_proto::chat::{self, Event, FinishReason, ReplyEvent, TokenLogprob};
+use bodhi_proto::chat::{self, Event, FinishReason, Generation, ReplyEvent, TokenLogprob};
 use bytes::{Bytes, BytesMut};
 
 use super::wire::{Choice, Function, Message, ToolCall};
@@ -32,10 +30,10 @@ struct Answer {
 }
 
 impl Collector {
-    /// For a request that asked for so many choices.
+    /// For the answer to `generation`.
     #[must_use]
-    pub fn new(head: Head, choices: NonZeroU32, delivery: Delivery) -> Self {
-        let choices = choices.get() as usize;
+    pub fn new(head: Head, generation: &Generation, delivery: Delivery) -> Self {
+        let choices = generation.choices.get() as usize;
         Self {
             head,
             calls: delivery.calls,

@@ -4,26 +4,48 @@ use bodhi_proto::chat::{Generation, Prompt, RawPrompt, Text};
 
 use crate::format::Fault;
 use crate::format::openai::{Delivery, parameters};
-use crate::format::read::{self, Node, Object};
+use crate::format::read::{self, Object};
 
 /// Most prompts of a request: each takes a place in the worker's queue.
 const MAX_PROMPTS: usize = 128;
 
-/// What was asked for.
+/// What was asked for: one generation for each prompt, alike but for that.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
-    /// One for each prompt, in order; at least one, alike but for the prompt.
-    pub generations: Vec<Generation>,
+    /// At least one.
+    prompts: Vec<Text>,
+    /// With no text in its prompt.
+    common: Generation,
     /// How the answer is delivered.
     pub delivery: Delivery,
 }
 
 impl Request {
+    /// How many prompts there are: at least one.
+    #[must_use]
+    pub fn prompts(&self) -> usize {
+        self.prompts.len()
+    }
+
+    /// The generation for a prompt; `None`: there is no such prompt. It has a copy of all that
+    /// prompts have in common, which may be long: make it when it is its turn.
+    #[must_use]
+    pub fn generation(&self, prompt: usize) -> Option<Generation> {
+        let text = self.prompts.get(prompt)?;
+        let mut generation = self.common.clone();
+        if let Prompt::Raw(raw) = &mut generation.prompt {
+            raw.prompt = text.clone();
+        }
+        Some(generation)
+    }
+
     /// Choices of each prompt.
     pub(super) fn choices(&self) -> u32 {
-        self.generations
-            .first()
-            .map_or(1, |first| first.choices.get())
+        self.common.choices.get()
+    }
+
+    pub(super) fn has_logprobs(&self) -> bool {
+        self.common.logprobs.is_some()
     }
 }
 
@@ -33,35 +55,22 @@ impl Request {
 /// The first [`Fault`], in the order: prompt, everything else.
 pub fn parse(body: &[u8]) -> Result<Request, Fault> {
     let body = read::body(body)?;
-    let mut prompts = prompts(&body.need("prompt")?)?;
-    let suffix = body.text("suffix")?;
-    let echo = body.flag("echo")?.unwrap_or(false);
-    let raw = |prompt| {
-        Prompt::Raw(RawPrompt {
-            prompt,
-            suffix: suffix.clone(),
-            echo,
-        })
+    let prompts = parameters::texts(&body.need("prompt")?, MAX_PROMPTS)?;
+    let raw = RawPrompt {
+        prompt: Text::Plain(String::new()),
+        suffix: body.text("suffix")?,
+        echo: body.flag("echo")?.unwrap_or(false),
     };
-    let last = raw(prompts.pop().expect("there is one prompt at least"));
-    let mut last = parameters::generation(&body, last)?;
+    let mut common = parameters::generation(&body, Prompt::Raw(raw))?;
     // None is allowed: with `echo` and `logprobs` it is how prompts are scored.
     let limit = body.get("max_tokens").map(|limit| limit.count(0));
-    last.max_output_tokens = limit.transpose()?;
-    last.logprobs = logprobs(&body)?;
-    refuse_best_of(&body, &last)?;
-    let delivery = parameters::delivery(&body)?;
-    let mut generations: Vec<_> = prompts
-        .into_iter()
-        .map(|prompt| Generation {
-            prompt: raw(prompt),
-            ..last.clone()
-        })
-        .collect();
-    generations.push(last);
+    common.max_output_tokens = limit.transpose()?;
+    common.logprobs = logprobs(&body)?;
+    refuse_best_of(&body, &common)?;
     Ok(Request {
-        generations,
-        delivery,
+        prompts,
+        common,
+        delivery: parameters::delivery(&body)?,
     })
 }
 
@@ -78,15 +87,5 @@ fn refuse_best_of(body: &Object<'_, '_>, generation: &Generation) -> Result<(), 
             Err(node.unfit("must be the same as 'n': answers are not chosen among"))
         }
         _ => Ok(()),
-    }
-}
-
-/// A string, strings, tokens, or several lists of tokens.
-fn prompts(prompt: &Node<'_, '_>) -> Result<Vec<Text>, Fault> {
-    let texts = parameters::texts(prompt)?;
-    match texts.len() {
-        0 => Err(prompt.unfit("must not be empty")),
-        1..=MAX_PROMPTS => Ok(texts),
-        _ => Err(prompt.unfit(format!("must have at most {MAX_PROMPTS} prompts"))),
     }
 }

@@ -28,7 +28,7 @@ impl Collector {
     /// For a request.
     #[must_use]
     pub fn new(head: Head, request: &Request) -> Self {
-        let answers = request.generations.len() * request.choices() as usize;
+        let answers = request.prompts() * request.choices() as usize;
         Self {
             head,
             replies: Replies::new(request),

@@ -38,12 +38,11 @@ impl Writer {
             true => b"],\"usage\":null}",
             false => b"]}",
         };
-        let answers = request.generations.len() * request.choices() as usize;
-        let first = request.generations.first();
+        let answers = request.prompts() * request.choices() as usize;
         Self {
             frame: sse::Frame::new(&beginning(head, "cmpl-", "text_completion"), after),
             include_usage,
-            joins: first.is_some_and(|first| first.logprobs.is_some()),
+            joins: request.has_logprobs(),
             replies: Replies::new(request),
             answers: vec![Answer::default(); answers],
         }

@@ -43,8 +43,11 @@ fn token(bytes: &[u8]) -> TokenLogprob {
 }
 
 fn chat(choices: u32, events: &[ReplyEvent]) -> Result<String, BadReply> {
-    let choices = NonZeroU32::new(choices).unwrap();
-    let mut collector = openai_chat::Collector::new(head(), choices, Delivery::default());
+    let generation = Generation {
+        choices: NonZeroU32::new(choices).unwrap(),
+        ..Generation::new(Prompt::Conversation(Conversation::default()))
+    };
+    let mut collector = openai_chat::Collector::new(head(), &generation, Delivery::default());
     for event in events {
         collector.push(event.clone())?;
     }

@@ -181,6 +181,36 @@ fn an_object_with_countless_members_is_refused_where_keys_are_looked_up() {
 }
 
 #[test]
+fn lists_have_an_end() {
+    let list = |of: &str, len| format!("[{}]", vec![of; len].join(","));
+    let prompts = |len| {
+        openai_completions::parse(format!(r#"{{"prompt":{}}}"#, list("\"\"", len)).as_bytes())
+    };
+    assert_eq!(prompts(128).unwrap().prompts(), 128);
+    assert_eq!(
+        prompts(129).unwrap_err().to_string(),
+        "'prompt' must have at most 128 texts"
+    );
+    let inputs = |len| embeddings::parse(format!(r#"{{"input":{}}}"#, list("[1]", len)).as_bytes());
+    assert!(inputs(2048).is_ok());
+    assert_eq!(
+        inputs(2049).unwrap_err().to_string(),
+        "'input' must have at most 2048 texts"
+    );
+    let body = |len| format!(r#"{{"query":"q","documents":{}}}"#, list("\"a\"", len));
+    assert!(rerank::parse(body(1000).as_bytes()).is_ok());
+    assert!(rerank::parse(body(1001).as_bytes()).is_err());
+    // One list of tokens is one text, however long.
+    let tokens = format!(r#"{{"prompt":{}}}"#, list("7", 10_000));
+    assert_eq!(
+        openai_completions::parse(tokens.as_bytes())
+            .unwrap()
+            .prompts(),
+        1
+    );
+}
+
+#[test]
 fn text_may_have_every_escape() {
     let body =
         r#"{"messages":[{"role":"user","content":"\u00e9\ud83d\ude00\n\/\u0000"}],"\ud800":1}"#;

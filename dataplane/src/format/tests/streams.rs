@@ -3,8 +3,8 @@
 use std::num::NonZeroU32;
 
 use bodhi_proto::chat::{
-    Conversation, Event, FinishReason, Generation, Prompt, RawPrompt, ReplyEvent, Text, Timings,
-    TokenLogprob, TopLogprob, Usage,
+    Conversation, Event, FinishReason, Generation, Prompt, ReplyEvent, Timings, TokenLogprob,
+    TopLogprob, Usage,
 };
 use bytes::BytesMut;
 use proptest::collection::vec;
@@ -24,20 +24,13 @@ fn generation(choices: u32, logprobs: Option<u32>) -> Generation {
     }
 }
 
-fn raw(prompts: usize, choices: u32, logprobs: Option<u32>) -> openai_completions::Request {
-    let prompt = Prompt::Raw(RawPrompt {
-        prompt: Text::Plain("x".to_owned()),
-        suffix: None,
-        echo: false,
+fn raw(prompts: usize, choices: u32, scored: bool) -> openai_completions::Request {
+    let logprobs = if scored { json!(1) } else { Value::Null };
+    let body = json!({
+        "prompt": vec!["x"; prompts], "n": choices, "logprobs": logprobs,
+        "stream": true, "stream_options": {"include_usage": true},
     });
-    let one = Generation {
-        prompt,
-        ..generation(choices, logprobs)
-    };
-    openai_completions::Request {
-        generations: vec![one; prompts],
-        delivery: streamed(),
-    }
+    openai_completions::parse(body.to_string().as_bytes()).unwrap()
 }
 
 fn streamed() -> Delivery {
@@ -97,7 +90,7 @@ fn chat_stream(generation: &Generation, delivery: Delivery, events: &[ReplyEvent
 }
 
 fn chat_document(generation: &Generation, delivery: Delivery, events: &[ReplyEvent]) -> Value {
-    let mut collector = openai_chat::Collector::new(head(), generation.choices, delivery);
+    let mut collector = openai_chat::Collector::new(head(), generation, delivery);
     for event in events {
         collector.push(event.clone()).unwrap();
     }
@@ -278,24 +271,16 @@ fn answer() -> impl Strategy<Value = Vec<Event>> {
 
 /// Several answers, mixed as a worker mixes them.
 fn reply(answers: Vec<Vec<Event>>, mut order: u64) -> Vec<ReplyEvent> {
-    let mut rest: Vec<_> = answers
-        .into_iter()
-        .map(|a| a.into_iter().peekable())
-        .collect();
+    let mut rest: Vec<_> = (0..).zip(answers.into_iter().map(Vec::into_iter)).collect();
     let mut events = Vec::new();
-    while rest.iter_mut().any(|answer| answer.peek().is_some()) {
+    while !rest.is_empty() {
         let at = usize::try_from(order % rest.len() as u64).unwrap();
         order = order.rotate_right(3).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-        let taken = rest
-            .iter_mut()
-            .enumerate()
-            .cycle_from(at)
-            .find_map(|(choice, answer)| {
-                answer
-                    .next()
-                    .map(|event| of(u32::try_from(choice).unwrap(), event))
-            });
-        events.extend(taken);
+        let (choice, answer) = &mut rest[at];
+        match answer.next() {
+            Some(event) => events.push(of(*choice, event)),
+            None => drop(rest.remove(at)),
+        }
     }
     events.push(end());
     events
@@ -325,7 +310,7 @@ proptest! {
         order in any::<u64>(),
         scored in any::<bool>(),
     ) {
-        let request = raw(2, 2, scored.then_some(1));
+        let request = raw(2, 2, scored);
         let answers: Vec<Vec<Event>> = texts.into_iter().map(|pieces| {
             let mut events = Vec::new();
             for piece in pieces {
@@ -371,19 +356,6 @@ proptest! {
         prop_assert_eq!(&document["usage"]["total_tokens"], &json!(34));
     }
 }
-
-/// `cycle().skip(at)` once around, over mutable items.
-trait CycleFrom: Iterator + Sized {
-    fn cycle_from(self, at: usize) -> impl Iterator<Item = Self::Item> {
-        let (mut before, mut after) = (Vec::new(), Vec::new());
-        for (index, item) in self.enumerate() {
-            if index < at { &mut before } else { &mut after }.push(item);
-        }
-        after.into_iter().chain(before)
-    }
-}
-
-impl<I: Iterator> CycleFrom for I {}
 
 /// A stream that OpenAI sent, without what only it has; and the events that it was made of.
 fn recorded(stream: &str) -> (Vec<Value>, Vec<ReplyEvent>) {
