@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use serde::{Serialize, Serializer};
 
 use super::openai::parameters::texts;
+use super::openai::wire::PromptUsage;
 use super::read::Node;
 use super::{BadReply, Fault, read, sse};
 
@@ -82,7 +83,7 @@ struct List<'a> {
     object: &'static str,
     data: Vec<Item<'a>>,
     model: &'a str,
-    usage: Usage,
+    usage: PromptUsage,
 }
 
 #[derive(Serialize)]
@@ -90,12 +91,6 @@ struct Item<'a> {
     object: &'static str,
     index: usize,
     embedding: Vector<'a>,
-}
-
-#[derive(Serialize)]
-pub(super) struct Usage {
-    pub(super) prompt_tokens: u32,
-    pub(super) total_tokens: u32,
 }
 
 struct Vector<'a>(&'a [f32], Encoding);
@@ -148,10 +143,7 @@ impl Request {
             object: "list",
             data: data.collect(),
             model,
-            usage: Usage {
-                prompt_tokens: embedded.prompt_tokens,
-                total_tokens: embedded.prompt_tokens,
-            },
+            usage: PromptUsage::new(embedded.prompt_tokens),
         };
         let mut out = BytesMut::new();
         sse::json(&list, &mut out);

@@ -5,7 +5,7 @@ use bodhi_proto::chat::{Reranked, Reranking};
 use bytes::{Bytes, BytesMut};
 use serde::Serialize;
 
-use super::embeddings::Usage;
+use super::openai::wire::PromptUsage;
 use super::read::Node;
 use super::{BadReply, Fault, read, sse};
 
@@ -63,7 +63,7 @@ struct List<'a> {
     model: &'a str,
     object: &'static str,
     results: Vec<Item<'a>>,
-    usage: Usage,
+    usage: PromptUsage,
 }
 
 #[derive(Serialize)]
@@ -108,10 +108,7 @@ impl Request {
             model,
             object: "list",
             results,
-            usage: Usage {
-                prompt_tokens: reranked.prompt_tokens,
-                total_tokens: reranked.prompt_tokens,
-            },
+            usage: PromptUsage::new(reranked.prompt_tokens),
         };
         let mut out = BytesMut::new();
         sse::json(&list, &mut out);

@@ -114,6 +114,22 @@ impl From<chat::Usage> for Usage {
     }
 }
 
+/// The usage of what has no answer in tokens: of embeddings, and of rerank, which has the same.
+#[derive(Serialize)]
+pub(in crate::format) struct PromptUsage {
+    prompt_tokens: u32,
+    total_tokens: u32,
+}
+
+impl PromptUsage {
+    pub(in crate::format) fn new(prompt_tokens: u32) -> Self {
+        Self {
+            prompt_tokens,
+            total_tokens: prompt_tokens,
+        }
+    }
+}
+
 /// llama.cpp's `timings`, and the time in the queue.
 #[derive(Serialize)]
 struct Timings {
