@@ -6,14 +6,15 @@
 use std::sync::Arc;
 
 use http::HeaderValue;
+use tokio::sync::Notify;
 
-use bodhi_proto::names::ObjectRef;
-use bodhi_proto::provider::Format;
+use bodhi_proto::names::{ObjectKind, ObjectRef};
 use bodhi_proto::snapshot::{Map, Pattern, ServedKey, ServedName, Serving, Snapshot};
 
 use crate::api::error::Failure;
 use crate::provider::{self, Provider};
-use crate::proxy::body::ExtraBody;
+use crate::proxy::body::{Dialect, ExtraBody};
+use crate::workers::Pool;
 
 /// A snapshot, prepared.
 #[derive(Debug)]
@@ -23,13 +24,15 @@ pub struct Active {
     /// Its mark, as responses carry it.
     pub mark: HeaderValue,
     providers: Map<ObjectRef, Arc<Provider>>,
+    pools: Map<ObjectRef, Arc<Pool>>,
     /// The defaults of the names that have some.
     defaults: Map<ServedKey, Arc<ExtraBody>>,
 }
 
 impl Active {
-    /// Prepares `snapshot`; providers whose parts are the same are taken over from `previous`.
-    pub fn new(snapshot: Arc<Snapshot>, previous: Option<&Self>) -> Self {
+    /// Prepares `snapshot`; providers whose parts are the same are taken over from `previous`, and
+    /// pools go on with what is new. `demand` is told when a pool gets its first request.
+    pub fn new(snapshot: Arc<Snapshot>, previous: Option<&Self>, demand: &Arc<Notify>) -> Self {
         let providers = snapshot
             .upstreams
             .iter()
@@ -47,12 +50,29 @@ impl Active {
                 (object.clone(), provider)
             })
             .collect();
+        let pools = snapshot
+            .pools
+            .iter()
+            .map(|(object, pool)| {
+                let workers = snapshot.workers.get(object);
+                let before = previous.and_then(|p| p.pools.get(object));
+                let pool = Arc::clone(pool);
+                let pool = match before {
+                    Some(before) => {
+                        before.update(pool, workers);
+                        Arc::clone(before)
+                    }
+                    None => Arc::new(Pool::new(pool, workers, Arc::clone(demand))),
+                };
+                (object.clone(), pool)
+            })
+            .collect();
         let defaults = snapshot
             .table
             .names()
             .filter_map(|served| {
                 let text = served.defaults.as_deref()?;
-                let surface = provider::dialect(format_of(served, &snapshot)?);
+                let surface = dialect_of(served, &snapshot)?;
                 match ExtraBody::parse(surface, text.as_bytes()) {
                     Ok(defaults) => Some((served.key.clone(), Arc::new(defaults))),
                     Err(error) => {
@@ -67,6 +87,7 @@ impl Active {
             mark: HeaderValue::from_str(&snapshot.mark).unwrap_or(HeaderValue::from_static("")),
             snapshot,
             providers,
+            pools,
             defaults,
         }
     }
@@ -78,6 +99,20 @@ impl Active {
                 "{object} was not accepted by this data plane; 'bodhi get' shows why."
             ))
         })
+    }
+
+    /// The pool of a route.
+    pub fn pool(&self, object: &ObjectRef) -> Result<&Arc<Pool>, Failure> {
+        self.pools.get(object).ok_or_else(|| {
+            Failure::NotReady(format!(
+                "{object} has not reached this data plane yet; 'bodhi get' shows why."
+            ))
+        })
+    }
+
+    /// All pools, in no order.
+    pub fn pools(&self) -> impl Iterator<Item = (&ObjectRef, &Arc<Pool>)> {
+        self.pools.iter()
     }
 
     /// All providers, in no order.
@@ -93,11 +128,18 @@ impl Active {
     }
 }
 
-fn format_of(served: &ServedName, snapshot: &Snapshot) -> Option<Format> {
+/// What the defaults of a name are written in. Those of local models are OpenAI's.
+fn dialect_of(served: &ServedName, snapshot: &Snapshot) -> Option<Dialect> {
     match &served.serving {
         Serving::Routes(routes) => {
             let object = &routes.first()?.upstream;
-            snapshot.upstreams.get(object).map(|u| u.format)
+            match object.kind {
+                ObjectKind::Alias => Some(Dialect::OpenAi),
+                ObjectKind::ApiModel => {
+                    let upstream = snapshot.upstreams.get(object)?;
+                    Some(provider::dialect(upstream.format))
+                }
+            }
         }
         Serving::Refused(_) => None,
     }

@@ -9,10 +9,11 @@ use anyhow::Context as _;
 use arc_swap::ArcSwapOption;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 
 use bodhi_net::drain::Signal;
-use bodhi_proto::names::TokenId;
+use bodhi_proto::names::{ObjectRef, TokenId};
 use bodhi_proto::snapshot::{Scope, Snapshot, Token, TokenHash, TokenLimits};
 
 use crate::active::Active;
@@ -20,12 +21,13 @@ use crate::admin::{Admin, ControlState};
 use crate::admission::memory::{self, Budget, Gauge};
 use crate::anonymous::Anonymous;
 use crate::config::{AccessLogTo, Config};
-use crate::control::{self, Control};
+use crate::control::{self, Control, Demand, PoolDemand};
 use crate::fallback::Fallback;
 use crate::proxy::{ActiveSlot, Owners, Proxy, Shared};
 use crate::serve::{self, Listener};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::upstream;
+use crate::workers::Pool;
 
 /// A data plane that is bound and holds what its file had, but serves nothing yet.
 pub struct DataPlane {
@@ -33,6 +35,7 @@ pub struct DataPlane {
     admin: TcpListener,
     shared: Arc<Shared>,
     control: Control,
+    reports: JoinHandle<()>,
     gauge: Arc<Gauge>,
 }
 
@@ -72,6 +75,7 @@ impl DataPlane {
             },
             anonymous: config.anonymous.then(anonymous),
             fallback,
+            demand: Arc::default(),
         });
         // What the file held is served from the first moment on.
         let mut snapshots = control.snapshots();
@@ -79,15 +83,17 @@ impl DataPlane {
         if let Some(snapshot) = first {
             shared
                 .active
-                .store(Some(Arc::new(Active::new(snapshot, None))));
+                .store(Some(Arc::new(Active::new(snapshot, None, &shared.demand))));
         }
-        tokio::spawn(follow(snapshots, Arc::clone(&shared.active)));
+        tokio::spawn(follow(snapshots, Arc::clone(&shared)));
+        let reports = control.report(Arc::new(PoolsDemand(Arc::clone(&shared))));
         tokio::spawn(memory::watch(Arc::clone(&gauge), memory::Source::find()));
         Ok(Self {
             listener,
             admin,
             shared,
             control,
+            reports,
             gauge,
         })
     }
@@ -134,6 +140,7 @@ impl DataPlane {
             .await
             .context("a serving thread could not be started")?;
         admin.abort();
+        self.reports.abort();
         self.control.stop().await;
         Ok(())
     }
@@ -141,17 +148,42 @@ impl DataPlane {
 
 /// Prepares each snapshot and swaps it in. The one before is dropped here, on the control
 /// runtime, once no request holds it any more.
-async fn follow(mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>, slot: ActiveSlot) {
+async fn follow(mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>, shared: Arc<Shared>) {
+    let slot = &shared.active;
     let mut retired: Vec<Arc<Active>> = Vec::new();
     while snapshots.changed().await.is_ok() {
         let Some(snapshot) = snapshots.borrow_and_update().clone() else {
             continue;
         };
         let before = slot.load_full();
-        let active = Arc::new(Active::new(snapshot, before.as_deref()));
+        let active = Arc::new(Active::new(snapshot, before.as_deref(), &shared.demand));
         slot.store(Some(active));
         retired.extend(before);
         retired.retain(|active| Arc::strong_count(active) > 1);
+    }
+}
+
+/// The demand of every pool, whichever configuration is served from.
+struct PoolsDemand(Arc<Shared>);
+
+impl Demand for PoolsDemand {
+    fn now(&self) -> Vec<PoolDemand> {
+        let Some(active) = self.0.active.load_full() else {
+            return Vec::new();
+        };
+        let of = |(object, pool): (&ObjectRef, &Arc<Pool>)| {
+            let (in_flight, held) = pool.demand();
+            (in_flight + held > 0).then(|| PoolDemand {
+                pool: object.clone(),
+                in_flight,
+                held,
+            })
+        };
+        active.pools().filter_map(of).collect()
+    }
+
+    fn rises(&self) -> Arc<Notify> {
+        Arc::clone(&self.0.demand)
     }
 }
 

@@ -8,11 +8,13 @@
 
 mod backoff;
 mod disk;
+mod fleet;
 mod held;
 mod owners;
 mod stream;
 
 pub use disk::{Disk, DiskError};
+pub use fleet::{Demand, PoolDemand};
 pub use owners::ControllerOwners;
 pub use stream::{Connect, Connector};
 
@@ -61,6 +63,8 @@ pub struct Control {
     owners: ControllerOwners,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
+    node: String,
+    connect: Connect,
 }
 
 impl Control {
@@ -77,8 +81,8 @@ impl Control {
         let owners = ControllerOwners::new(stream::lazy_channel(&config.connect));
         let (stop, stopped) = oneshot::channel();
         let task = runtime.spawn(stream::run(
-            config.node,
-            config.connect,
+            config.node.clone(),
+            config.connect.clone(),
             held,
             report,
             stopped,
@@ -89,6 +93,8 @@ impl Control {
             owners,
             stop: Some(stop),
             task,
+            node: config.node,
+            connect: config.connect,
         })
     }
 
@@ -106,6 +112,12 @@ impl Control {
     /// Asks the controller whose a response is.
     pub fn owners(&self) -> ControllerOwners {
         self.owners.clone()
+    }
+
+    /// Tells the leader of demand, on this runtime, until the task is aborted.
+    pub fn report(&self, demand: Arc<dyn Demand>) -> JoinHandle<()> {
+        let (node, connect) = (self.node.clone(), self.connect.clone());
+        tokio::spawn(fleet::run(node, connect, demand))
     }
 
     /// Ends the stream, writes what is unwritten and ends the task.

@@ -5,7 +5,7 @@
 
 mod cell;
 
-pub use cell::{Cell, cell, not_responses_endpoint, not_responses_model};
+pub use cell::{Cell, cell, local_cell, not_responses_endpoint, not_responses_model};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

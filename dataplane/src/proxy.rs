@@ -6,6 +6,7 @@ mod failure;
 mod farewell;
 mod intake;
 mod listing;
+mod local;
 pub(crate) mod passthrough;
 mod relay;
 mod responses;
@@ -26,6 +27,7 @@ use arc_swap::{ArcSwapOption, Cache};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, Uri};
 use hyper::body::Incoming;
+use tokio::sync::Notify;
 
 use bodhi_net::drain::Signal;
 use bodhi_proto::snapshot::Token;
@@ -42,11 +44,13 @@ use crate::fallback::Fallback;
 use crate::provider::Provider;
 use crate::telemetry::{AccessLog, Metrics, RequestId, ThreadTelemetry};
 use crate::upstream::{self, Upstreams};
+use crate::workers::Connections;
 
 use body::Prepared;
 use farewell::Farewell;
 use passthrough::SpliceBody;
-use relay::Relay;
+use relay::{Relay, Source};
+use route::Backend;
 
 /// The one type of response body that upstreams give.
 type UpstreamBody = upstream::UpstreamBody<SpliceBody>;
@@ -101,6 +105,8 @@ pub struct Shared {
     pub anonymous: Option<Anonymous>,
     /// What answers console and admin paths in standalone mode.
     pub fallback: Option<Fallback>,
+    /// Told when a local model gets its first request.
+    pub demand: Arc<Notify>,
 }
 
 /// One serving thread's request path.
@@ -108,6 +114,7 @@ pub struct Proxy {
     shared: Arc<Shared>,
     active: RefCell<Cache<ActiveSlot, Option<Arc<Active>>>>,
     upstreams: Upstreams<SpliceBody>,
+    workers: Connections,
     telemetry: Rc<ThreadTelemetry>,
     farewell: Rc<Farewell>,
     next_id: Counter<RequestId>,
@@ -137,6 +144,7 @@ impl Proxy {
                 number: 0,
             }),
             upstreams: Upstreams::new(shared.upstreams.clone()),
+            workers: Connections::default(),
             shared,
         }
     }
@@ -259,14 +267,25 @@ impl Proxy {
         exchange.model(&asked);
         self.judge_links(token, active, body).await?;
         let chosen = route::choose(active, token, call, &asked)?;
-        let permit = chosen.provider.enter()?;
-        let sent = passthrough::prepare(active, call, &chosen, body);
-        let head = passthrough::head(&chosen.provider, &chosen.model, call, &head)?;
-        let response = self.call(&chosen.provider, head, sent, exchange).await?;
-        let recorder = self.recorder(call, &chosen, token, &response);
-        let (parts, upstream) = response.into_parts();
-        let place = self.farewell.place();
-        let relay = Relay::new(call, &parts.headers, upstream, permit, recorder, place);
+        let provider = match &chosen.backend {
+            Backend::Provider(provider) => provider,
+            Backend::Pool(pool) => {
+                let body = local::prepare(active, &chosen, body);
+                return Box::pin(self.run(call, &asked, pool, body, exchange)).await;
+            }
+        };
+        let permit = provider.enter()?;
+        let sent = passthrough::prepare(active, call, &chosen, provider, body);
+        let head = passthrough::head(provider, &chosen.model, call, &head)?;
+        let response = self.call(provider, head, sent, exchange).await?;
+        let recorder = self.recorder(call, &provider.upstream, token, &response);
+        let (parts, body) = response.into_parts();
+        let source = Source::Upstream {
+            body,
+            recorder,
+            _permit: permit,
+        };
+        let relay = Relay::new(call, &parts.headers, source, self.farewell.place());
         Ok(Reply::Relay(Response::from_parts(parts, Box::new(relay))))
     }
 

@@ -64,6 +64,10 @@ pub enum Failure {
     UnsupportedMedia(String),
     /// As many requests as an object allows are in flight.
     InFlight(String),
+    /// As many requests wait for a local model as may.
+    QueueFull(String),
+    /// A local model did not become ready in time.
+    ModelLoading(String),
     /// The object or this release cannot do it.
     Unsupported(String),
     /// The upstream's key is not there or may not go where the request would.
@@ -273,6 +277,16 @@ impl Failure {
                     message.clone().into(),
                 )
             },
+            Self::QueueFull(message) => Shape {
+                retry_after: Some(1),
+                ..make(
+                    StatusCode::TOO_MANY_REQUESTS,
+                    "rate_limit_exceeded",
+                    "queue_full",
+                    message.clone().into(),
+                )
+            },
+            Self::ModelLoading(message) => busy("model_loading", message.clone().into(), 5),
             Self::Unsupported(message) => make(
                 StatusCode::NOT_IMPLEMENTED,
                 "unsupported",

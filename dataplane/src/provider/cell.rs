@@ -1,7 +1,7 @@
 //! What a provider of each format answers at each endpoint: the table of `docs/api.md`.
 
 use bodhi_proto::provider::Format;
-use bodhi_proto::snapshot::{Endpoint, Upstream};
+use bodhi_proto::snapshot::{Endpoint, LocalFeatures, Upstream};
 
 use crate::api::Call;
 use crate::api::error::Failure;
@@ -9,8 +9,8 @@ use crate::api::error::Failure;
 /// One cell of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cell {
-    /// Bytes are forwarded.
-    Pass,
+    /// The endpoint is served.
+    Serve,
     /// The route cannot serve this endpoint; if no route of the name can, this is the answer.
     Refuse(Failure),
 }
@@ -19,7 +19,7 @@ pub enum Cell {
 pub fn cell(call: &Call, upstream: &Upstream, asked: &str) -> Cell {
     use Format::{Anthropic, AnthropicOauth, Gemini, OpenAi, OpenAiResponses};
     let feature = |endpoint| match upstream.features.offers(endpoint) {
-        true => Cell::Pass,
+        true => Cell::Serve,
         false => Cell::Refuse(Failure::Unsupported(format!(
             "'{}' does not offer {}: its ApiModel's features leave it out.",
             asked,
@@ -32,7 +32,7 @@ pub fn cell(call: &Call, upstream: &Upstream, asked: &str) -> Cell {
         (Call::Embeddings, OpenAi) => feature(Endpoint::Embeddings),
         (Call::CreateResponse | Call::Response(..), OpenAiResponses)
         | (Call::Messages | Call::CountTokens, Anthropic | AnthropicOauth)
-        | (Call::Gemini { .. }, Gemini) => Cell::Pass,
+        | (Call::Gemini { .. }, Gemini) => Cell::Serve,
         // The families keep these two apart; an object that changes hands may still meet them.
         (_, OpenAiResponses) => Cell::Refuse(not_responses_endpoint(asked)),
         (Call::CreateResponse | Call::Response(..), _) => Cell::Refuse(not_responses_model(asked)),
@@ -40,6 +40,34 @@ pub fn cell(call: &Call, upstream: &Upstream, asked: &str) -> Cell {
             "Model '{asked}' is served in the {format} format, which does not offer {}. Use {}.",
             describe(call),
             own_endpoint(format),
+        ))),
+    }
+}
+
+/// What a local model does with `call`, for the model as asked.
+pub fn local_cell(call: &Call, features: LocalFeatures, asked: &str) -> Cell {
+    let offered = match call {
+        Call::Chat => features.chat,
+        Call::Completions => features.completions,
+        Call::Embeddings => features.embeddings,
+        Call::Rerank => features.rerank,
+        Call::CreateResponse | Call::Response(..) => {
+            return Cell::Refuse(not_responses_model(asked));
+        }
+        // Translations of these formats come with a later release.
+        Call::Messages | Call::CountTokens | Call::Gemini { .. } => false,
+        Call::ListModels(_) | Call::GetModel(..) => true,
+    };
+    match offered {
+        true => Cell::Serve,
+        false => Cell::Refuse(Failure::Unsupported(format!(
+            "'{asked}' is a local model and does not offer {}: {}.",
+            describe(call),
+            match call {
+                Call::Chat | Call::Completions | Call::Embeddings | Call::Rerank =>
+                    "its Alias's features leave it out",
+                _ => "use POST /v1/chat/completions",
+            }
         ))),
     }
 }
@@ -111,7 +139,7 @@ mod tests {
 
     fn status(call: &Call, format: Format) -> u16 {
         match cell(call, &upstream(format, Features::ALL), "m") {
-            Cell::Pass => 200,
+            Cell::Serve => 200,
             Cell::Refuse(failure) => failure.status().as_u16(),
         }
     }
@@ -141,6 +169,28 @@ mod tests {
             let found = Format::ALL.map(|format| status(&call, format));
             assert_eq!(found, expected, "{call:?}");
         }
+    }
+
+    #[test]
+    fn local_models_offer_what_their_features_say() {
+        let chat = LocalFeatures {
+            chat: true,
+            ..LocalFeatures::default()
+        };
+        let status = |call: &Call| match local_cell(call, chat, "m") {
+            Cell::Serve => 200,
+            Cell::Refuse(failure) => failure.status().as_u16(),
+        };
+        assert_eq!(status(&Call::Chat), 200);
+        for call in [
+            Call::Completions,
+            Call::Embeddings,
+            Call::Rerank,
+            Call::Messages,
+        ] {
+            assert_eq!(status(&call), 501, "{call:?}");
+        }
+        assert_eq!(status(&Call::CreateResponse), 400);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Response, Uri};
 use serde_json::Value;
 
+use bodhi_proto::names::ObjectKind;
 use bodhi_proto::permission;
 use bodhi_proto::provider::Family;
 use bodhi_proto::snapshot::{ServedName, Serving, Token};
@@ -13,7 +14,6 @@ use crate::active::{Active, exact_name};
 use crate::api::error::Failure;
 use crate::api::models::{self, Entry};
 use crate::api::{Call, Surface};
-use crate::provider::{self, Cell};
 
 /// Answers a list or one model of it.
 pub(super) fn answer(
@@ -90,12 +90,10 @@ fn serves(active: &Active, served: &ServedName, call: Option<&Call>) -> bool {
     };
     routes
         .iter()
-        .any(|route| match (active.provider(&route.upstream), call) {
-            (Err(_), _) => false,
-            (Ok(_), None) => true,
-            (Ok(provider), Some(call)) => {
-                provider::cell(call, &provider.upstream, "") == Cell::Pass
-            }
+        .any(|route| match (call, route.upstream.kind) {
+            (Some(call), _) => super::route::backend(active, call, &route.upstream, "").is_ok(),
+            (None, ObjectKind::ApiModel) => active.provider(&route.upstream).is_ok(),
+            (None, ObjectKind::Alias) => active.pool(&route.upstream).is_ok(),
         })
 }
 

@@ -35,11 +35,17 @@ impl Head {
 }
 
 /// The client's body with the model put in, and what caps, defaults and extra body add.
-pub(super) fn prepare(active: &Active, call: &Call, chosen: &Chosen, body: &Body) -> Prepared {
-    let upstream = &chosen.provider.upstream;
+pub(super) fn prepare(
+    active: &Active,
+    call: &Call,
+    chosen: &Chosen,
+    provider: &Provider,
+    body: &Body,
+) -> Prepared {
+    let upstream = &provider.upstream;
     let extra_body = match provider::takes_extra_body(call) {
-        true => chosen.provider.extra_body.as_ref(),
-        false => chosen.provider.system_only.as_ref(),
+        true => provider.extra_body.as_ref(),
+        false => provider.system_only.as_ref(),
     };
     let generates = provider::generates(call, upstream.format);
     let defaults = active.defaults(&chosen.served).filter(|_| generates);

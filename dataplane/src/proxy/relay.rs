@@ -1,5 +1,5 @@
-//! Passing a response on: bytes as they come, never held, and an honest end when the
-//! upstream breaks off.
+//! Passing a response on: bytes as they come, never held, and an honest end when whoever
+//! sends them breaks off.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,6 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::UpstreamBody;
 use super::farewell::Place;
+use super::local::Answer;
 use super::responses::Recorder;
 use super::stream::{EventBoundary, terminal_event};
 use super::{Exchange, body};
@@ -40,17 +41,80 @@ impl ReplyBody {
     }
 }
 
-/// An upstream's response in transit.
+/// A response in transit.
 #[derive(Debug)]
 pub(super) struct Relay {
-    upstream: UpstreamBody,
+    source: Source,
     state: State,
     /// How to say in the client's format that a stream failed; `None` where nothing may follow.
     events: Option<Events>,
-    recorder: Option<Recorder>,
     farewell: Place,
     exchange: Option<Exchange>,
-    _permit: InFlight,
+}
+
+/// Where the bytes come from.
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the relay around it is boxed, and most hold the larger one"
+)]
+pub(super) enum Source {
+    /// A provider, byte for byte.
+    Upstream {
+        /// Its response's body.
+        body: UpstreamBody,
+        /// Keeps whose a new response is.
+        recorder: Option<Recorder>,
+        /// Its place among the provider's requests.
+        _permit: InFlight,
+    },
+    /// A worker, in the client's format.
+    Worker(Answer),
+}
+
+impl Source {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Failure>>> {
+        match self {
+            Self::Upstream { body, recorder, .. } => poll_upstream(cx, body, recorder),
+            Self::Worker(answer) => answer.poll_next(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Upstream { body, .. } => body.is_end_stream(),
+            Self::Worker(answer) => answer.is_end(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Upstream { body, .. } => body.size_hint(),
+            Self::Worker(_) => SizeHint::default(),
+        }
+    }
+}
+
+fn poll_upstream(
+    cx: &mut Context<'_>,
+    body: &mut UpstreamBody,
+    recorder: &mut Option<Recorder>,
+) -> Poll<Option<Result<Bytes, Failure>>> {
+    loop {
+        let next = match recorder {
+            Some(recorder) => recorder.poll_next(cx, body),
+            None => Pin::new(&mut *body)
+                .poll_frame(cx)
+                .map(|next| next.map(|frame| frame.map(Frame::into_data))),
+        };
+        return Poll::Ready(match std::task::ready!(next) {
+            Some(Ok(Ok(data))) => Some(Ok(data)),
+            // Trailers are the connection's own.
+            Some(Ok(Err(_trailers))) => continue,
+            Some(Err(failure)) => Some(Err(super::failure::within_response(&failure))),
+            None => None,
+        });
+    }
 }
 
 #[derive(Debug)]
@@ -70,25 +134,16 @@ struct Events {
 }
 
 impl Relay {
-    pub(super) fn new(
-        call: &Call,
-        headers: &HeaderMap,
-        upstream: UpstreamBody,
-        permit: InFlight,
-        recorder: Option<Recorder>,
-        farewell: Place,
-    ) -> Self {
+    pub(super) fn new(call: &Call, headers: &HeaderMap, source: Source, farewell: Place) -> Self {
         Self {
-            upstream,
+            source,
             state: State::Flowing,
             events: is_event_stream(headers).then(|| Events {
                 dialect: super::intake::dialect(call),
                 boundary: EventBoundary::default(),
             }),
-            recorder,
             farewell,
             exchange: None,
-            _permit: permit,
         }
     }
 
@@ -101,7 +156,7 @@ impl Relay {
         response.map(|mut relay| {
             relay.exchange = Some(exchange);
             // A body that is known to be empty is not polled at all.
-            if relay.upstream.is_end_stream() {
+            if relay.source.is_end_stream() {
                 relay.complete();
             }
             ReplyBody(Kind::Relay(relay))
@@ -121,32 +176,24 @@ impl Relay {
         if self.farewell.is_closing() {
             return self.broke(cx, &Failure::Draining);
         }
-        let next = match &mut self.recorder {
-            Some(recorder) => recorder.poll_next(cx, &mut self.upstream),
-            None => Pin::new(&mut self.upstream)
-                .poll_frame(cx)
-                .map(|next| next.map(|frame| frame.map(Frame::into_data))),
-        };
-        let Poll::Ready(next) = next else {
+        let Poll::Ready(next) = self.source.poll_next(cx) else {
             self.farewell.wait(cx.waker());
             return Poll::Pending;
         };
         match next {
-            Some(Ok(Ok(data))) => {
+            Some(Ok(data)) => {
                 let frame = Frame::data(self.passed(data));
                 // Nobody asks for more of a body that is known to be complete.
-                if self.upstream.is_end_stream() {
+                if self.source.is_end_stream() {
                     self.complete();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            // Trailers are the connection's own.
-            Some(Ok(Err(_trailers))) => self.poll_frame(cx),
             None => {
                 self.complete();
                 Poll::Ready(None)
             }
-            Some(Err(failure)) => self.broke(cx, &super::failure::within_response(&failure)),
+            Some(Err(failure)) => self.broke(cx, &failure),
         }
     }
 
@@ -233,7 +280,7 @@ impl Body for ReplyBody {
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Kind::Full(body) => SizeHint::with_exact(body.as_ref().map_or(0, |b| b.len() as u64)),
-            Kind::Relay(relay) => relay.upstream.size_hint(),
+            Kind::Relay(relay) => relay.source.size_hint(),
         }
     }
 }

@@ -14,19 +14,21 @@ use hyper::body::Incoming;
 use bodhi_proto::names::ObjectRef;
 use bodhi_proto::permission;
 use bodhi_proto::provider::Family;
-use bodhi_proto::snapshot::{Globs, Pattern, ResponsesIsolation, ServedName, Serving, Token};
+use bodhi_proto::snapshot::{
+    Globs, Pattern, ResponsesIsolation, ServedName, Serving, Token, Upstream,
+};
 
 use super::UpstreamBody;
 use super::body::Body;
 use super::intake::Taken;
-use super::relay::Relay;
-use super::route::{self, Chosen};
+use super::relay::{Relay, Source};
+use super::route::{self, Backend, Chosen};
 use super::stream::ResponseIdFinder;
 use super::{Exchange, Proxy, Reply, passthrough};
 use crate::active::Active;
 use crate::api::error::Failure;
 use crate::api::{Call, ResponseAction, headers, query};
-use crate::provider::Provider;
+use crate::provider::{self, Provider};
 
 impl Proxy {
     /// A call on one response. The owner is judged before anything else is looked at.
@@ -47,7 +49,7 @@ impl Proxy {
         let candidates = match (named_model(&head.uri, &head.headers), record) {
             (Some(asked), _) => {
                 exchange.model(&asked);
-                vec![route::choose(active, token, call, &asked)?.into()]
+                vec![route::choose(active, token, call, &asked)?.try_into()?]
             }
             (None, Some(record)) => vec![recorded(active, token, &record)?],
             (None, None) => candidates(active, token)?,
@@ -161,9 +163,13 @@ impl Proxy {
         response: Response<UpstreamBody>,
     ) -> Result<Reply, Failure> {
         let permit = candidate.provider.enter()?;
-        let (parts, upstream) = response.into_parts();
-        let place = self.farewell.place();
-        let relay = Relay::new(call, &parts.headers, upstream, permit, None, place);
+        let (parts, body) = response.into_parts();
+        let source = Source::Upstream {
+            body,
+            recorder: None,
+            _permit: permit,
+        };
+        let relay = Relay::new(call, &parts.headers, source, self.farewell.place());
         Ok(Reply::Relay(Response::from_parts(parts, Box::new(relay))))
     }
 
@@ -171,7 +177,7 @@ impl Proxy {
     pub(super) fn recorder(
         &self,
         call: &Call,
-        chosen: &Chosen,
+        upstream: &Upstream,
         token: &Token,
         response: &Response<UpstreamBody>,
     ) -> Option<Recorder> {
@@ -183,7 +189,7 @@ impl Proxy {
                     true => ResponseIdFinder::in_events(),
                     false => ResponseIdFinder::in_document(),
                 },
-                chosen.provider.upstream.object.clone(),
+                upstream.object.clone(),
                 Arc::clone(&token.owner),
             )
         })
@@ -196,11 +202,17 @@ struct Candidate {
     provider: Arc<Provider>,
 }
 
-impl From<Chosen> for Candidate {
-    fn from(chosen: Chosen) -> Self {
-        Self {
-            name: chosen.model,
-            provider: chosen.provider,
+impl TryFrom<Chosen> for Candidate {
+    type Error = Failure;
+
+    fn try_from(chosen: Chosen) -> Result<Self, Failure> {
+        match chosen.backend {
+            Backend::Provider(provider) => Ok(Self {
+                name: chosen.model,
+                provider,
+            }),
+            // Choosing refuses them.
+            Backend::Pool(_) => Err(provider::not_responses_model(&chosen.model)),
         }
     }
 }

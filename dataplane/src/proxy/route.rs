@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use bodhi_proto::names::{ObjectKind, ObjectRef};
 use bodhi_proto::permission;
 use bodhi_proto::provider::Family;
 use bodhi_proto::routing::Match;
@@ -14,17 +15,26 @@ use crate::active::Active;
 use crate::api::Call;
 use crate::api::error::Failure;
 use crate::provider::{self, Cell, Provider};
+use crate::workers::Pool;
 
-/// The provider that serves a request, and what it is asked for.
+/// Who serves a request, and what it is asked for.
 pub(super) struct Chosen {
-    /// The provider.
-    pub provider: Arc<Provider>,
+    /// Who serves it.
+    pub backend: Backend,
     /// The claim that led to it.
     pub served: Arc<ServedName>,
-    /// The provider's own id of the model.
+    /// A provider's own id of the model; of a local model the name as asked.
     pub model: String,
     /// The least cap on output tokens that applies.
     pub cap: Option<NonZeroU32>,
+}
+
+/// Who can serve a request.
+pub(super) enum Backend {
+    /// Somebody else's models.
+    Provider(Arc<Provider>),
+    /// Our own workers.
+    Pool(Arc<Pool>),
 }
 
 /// The model a request asks for: by path on the Gemini surface, by body elsewhere. Models that
@@ -62,24 +72,45 @@ pub(super) fn choose(
     };
     let mut first_refusal = None;
     for route in routes {
-        let refusal = match active.provider(&route.upstream) {
-            Err(refusal) => refusal,
-            Ok(provider) => match provider::cell(call, &provider.upstream, asked) {
-                Cell::Pass => {
-                    return Ok(Chosen {
-                        provider: Arc::clone(provider),
-                        served: Arc::clone(found.served),
-                        model: found.upstream_model(&route.model, asked).to_owned(),
-                        cap: permission::output_cap(token, &active.snapshot.policy, asked, &found),
-                    });
-                }
-                Cell::Refuse(refusal) => refusal,
-            },
-        };
-        first_refusal.get_or_insert(refusal);
+        match backend(active, call, &route.upstream, asked) {
+            Ok(backend) => {
+                return Ok(Chosen {
+                    backend,
+                    served: Arc::clone(found.served),
+                    model: found.upstream_model(&route.model, asked).to_owned(),
+                    cap: permission::output_cap(token, &active.snapshot.policy, asked, &found),
+                });
+            }
+            Err(refusal) => drop(first_refusal.get_or_insert(refusal)),
+        }
     }
     Err(first_refusal
         .unwrap_or_else(|| Failure::NotReady(format!("Model '{asked}' has no route at present."))))
+}
+
+/// Who stands behind a route, if it serves the call.
+pub(super) fn backend(
+    active: &Active,
+    call: &Call,
+    object: &ObjectRef,
+    asked: &str,
+) -> Result<Backend, Failure> {
+    let (cell, backend) = match object.kind {
+        ObjectKind::ApiModel => {
+            let provider = active.provider(object)?;
+            let cell = provider::cell(call, &provider.upstream, asked);
+            (cell, Backend::Provider(Arc::clone(provider)))
+        }
+        ObjectKind::Alias => {
+            let pool = active.pool(object)?;
+            let cell = provider::local_cell(call, pool.pool().features, asked);
+            (cell, Backend::Pool(Arc::clone(pool)))
+        }
+    };
+    match cell {
+        Cell::Serve => Ok(backend),
+        Cell::Refuse(refusal) => Err(refusal),
+    }
 }
 
 /// Finds the claim on a name that the caller may use.

@@ -1,0 +1,189 @@
+//! Requests that our own workers answer: out of the client's format into the canonical
+//! conversation, to a worker, and back.
+//!
+//! A request may go to another worker as long as none has acted on it: one that cannot be
+//! reached, that is full or that is going down has not. What a worker has begun stays with it.
+
+mod answer;
+mod ask;
+mod form;
+
+pub(super) use answer::Answer;
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderValue, Response};
+
+use bodhi_proto::chat::{Generation, Message, Part, Prompt};
+use bodhi_proto::names::ObjectRef;
+
+use super::body::{Body, Edits, OutputCap, OutputField};
+use super::relay::Source;
+use super::route::Chosen;
+use super::{Exchange, Proxy, Relay, Reply};
+use crate::active::Active;
+use crate::api::Call;
+use crate::api::error::Failure;
+use crate::format::{BadReply, Head, embeddings, openai_chat, openai_completions, rerank};
+use crate::workers::{NoSeat, Pool};
+
+use form::{Collector, Form, Writer};
+
+/// The client's body with what caps and defaults add. The model in it is the name as asked.
+pub(super) fn prepare(active: &Active, chosen: &Chosen, body: &Body) -> Bytes {
+    body.prepare(&Edits {
+        cap: chosen.cap.map(|limit| OutputCap {
+            limit: limit.get(),
+            field: OutputField::MaxTokens,
+        }),
+        defaults: active.defaults(&chosen.served).map(AsRef::as_ref),
+        ..Edits::default()
+    })
+    .to_bytes()
+}
+
+impl Proxy {
+    /// Serves a request on one of the pool's workers.
+    pub(super) async fn run(
+        &self,
+        call: &Call,
+        model: &str,
+        pool: &Arc<Pool>,
+        body: Bytes,
+        exchange: &mut Exchange,
+    ) -> Result<Reply, Failure> {
+        let object = pool.pool().object.clone();
+        exchange.attempt(&object);
+        match call {
+            Call::Chat => {
+                let (mut generation, delivery) = openai_chat::parse(&body)?;
+                put_system_prompt(pool, &mut generation);
+                let form = Form::Chat(Box::new(generation), delivery);
+                self.generate(call, model, pool, form, exchange).await
+            }
+            Call::Completions => {
+                let form = Form::Completions(openai_completions::parse(&body)?);
+                self.generate(call, model, pool, form, exchange).await
+            }
+            Call::Embeddings => {
+                let request = embeddings::parse(&body)?;
+                let embedded = self.embed(pool, request.embedding.clone()).await?;
+                let document =
+                    request
+                        .respond(&embedded, model)
+                        .map_err(|refused| match refused {
+                            embeddings::Refused::Request(fault) => fault.into(),
+                            embeddings::Refused::Reply(bad) => bad_reply(&object, bad),
+                        })?;
+                Ok(Reply::Full(json(document)))
+            }
+            Call::Rerank => {
+                let request = rerank::parse(&body)?;
+                let reranked = self.rerank(pool, request.reranking.clone()).await?;
+                let document = request.respond(&reranked, model);
+                let document = document.map_err(|bad| bad_reply(&object, bad))?;
+                Ok(Reply::Full(json(document)))
+            }
+            other => {
+                debug_assert!(false, "{other:?} is not served by workers");
+                Err(Failure::Internal)
+            }
+        }
+    }
+
+    /// Text, whole or as a stream.
+    async fn generate(
+        &self,
+        call: &Call,
+        model: &str,
+        pool: &Arc<Pool>,
+        form: Form,
+        exchange: &mut Exchange,
+    ) -> Result<Reply, Failure> {
+        let head = Head {
+            id: exchange.id().to_string(),
+            created: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs()),
+            model: model.to_owned(),
+            fingerprint: None,
+        };
+        let object = pool.pool().object.clone();
+        if form.is_stream() {
+            let writer = Writer::new(&head, &form);
+            // The first events are awaited, so that what is refused has its status.
+            let asked = self.ask_workers(pool, form.into_generations()).await?;
+            let answer = Answer::start(asked, writer, object);
+            let mut response = Response::new(());
+            let headers = response.headers_mut();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+            let (parts, ()) = response.into_parts();
+            let source = Source::Worker(answer);
+            let relay = Relay::new(call, &parts.headers, source, self.farewell.place());
+            return Ok(Reply::Relay(Response::from_parts(parts, Box::new(relay))));
+        }
+        let mut collector = Collector::new(head, &form);
+        let mut asked = self.ask_workers(pool, form.into_generations()).await?;
+        while let Some((prompt, events)) = asked.next().await? {
+            for event in events {
+                let pushed = collector.push(prompt, event);
+                pushed.map_err(|bad| bad_reply(&object, bad))?;
+            }
+        }
+        let document = collector.finish().map_err(|bad| bad_reply(&object, bad))?;
+        Ok(Reply::Full(json(document)))
+    }
+}
+
+/// Where a conversation has no system message, the Alias's comes first.
+fn put_system_prompt(pool: &Pool, generation: &mut Generation) {
+    let Prompt::Conversation(conversation) = &mut generation.prompt else {
+        return;
+    };
+    let is_system = |message: &Message| matches!(message, Message::System(_));
+    if let Some(text) = &pool.pool().system_prompt
+        && !conversation.messages.iter().any(is_system)
+    {
+        let message = Message::System(vec![Part::Text(text.to_string())]);
+        conversation.messages.insert(0, message);
+    }
+}
+
+fn json(document: Bytes) -> Response<Bytes> {
+    let length = document.len();
+    let mut response = Response::new(document);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    response
+}
+
+/// The worker does not keep to the contract.
+fn bad_reply(object: &ObjectRef, bad: BadReply) -> Failure {
+    tracing::error!(pool = %object, error = %bad, "a worker's answer cannot be used");
+    Failure::BadGateway {
+        code: "invalid_response",
+        message: format!(
+            "A worker of '{}' cannot be understood: {bad}.",
+            object.short()
+        ),
+    }
+}
+
+/// No worker could take the request.
+fn no_seat(object: &ObjectRef, why: &NoSeat) -> Failure {
+    let name = object.short();
+    match why {
+        NoSeat::Full(_) => Failure::QueueFull(format!("'{name}' is starting, and {why}.")),
+        NoSeat::NotInTime(_) => Failure::ModelLoading(format!("'{name}' is starting: {why}.")),
+        NoSeat::Failed(_) => Failure::NotReady(format!("'{name}' cannot run: {why}")),
+        NoSeat::AllTried => Failure::BadGateway {
+            code: "worker_lost",
+            message: format!("'{name}' is not reachable: {why}."),
+        },
+    }
+}

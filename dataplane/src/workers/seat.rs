@@ -1,0 +1,336 @@
+//! A request's place at a worker, and the wait for it.
+//!
+//! Where there are workers a request goes to one at once: the worker has a queue of its own.
+//! Where there is none yet it is held, and when the first comes, held requests are let go as it
+//! has slots for them, each letting go of the next: a burst that waited does not become a burst
+//! at one worker.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+use tokio::time::{Instant, timeout_at};
+
+use bodhi_proto::snapshot::{PoolState, Refusal, WorkerId};
+
+use super::{Pool, View, Worker};
+use crate::balance::{self, Candidate, Head};
+
+/// Why a request has no worker.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoSeat {
+    /// As many requests wait as may.
+    #[error("{0} requests wait for it already")]
+    Full(u32),
+    /// None came in time.
+    #[error("no worker became ready within {0:?}")]
+    NotInTime(Duration),
+    /// None can start.
+    #[error("{}: {}", .0.reason, .0.message)]
+    Failed(Refusal),
+    /// All were tried.
+    #[error("none of its workers could be reached")]
+    AllTried,
+}
+
+/// A request's place at a worker; dropping it makes room for another.
+#[derive(Debug)]
+pub struct Seat {
+    pool: Arc<Pool>,
+    worker: Arc<Worker>,
+}
+
+impl Seat {
+    fn take(pool: &Arc<Pool>, worker: &Arc<Worker>) -> Self {
+        worker.own.fetch_add(1, Ordering::Relaxed);
+        pool.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self {
+            pool: Arc::clone(pool),
+            worker: Arc::clone(worker),
+        }
+    }
+
+    /// The worker.
+    pub fn worker(&self) -> &Worker {
+        &self.worker
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.worker.own.fetch_sub(1, Ordering::Relaxed);
+        self.pool.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.pool.room.notify_one();
+    }
+}
+
+/// A request that waits.
+struct Held<'a>(&'a Pool);
+
+impl<'a> Held<'a> {
+    fn enter(pool: &'a Pool, most: u32) -> Result<Self, NoSeat> {
+        let taken = pool
+            .held
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
+                (n < most).then_some(n + 1)
+            });
+        match taken {
+            Ok(before) => {
+                if before == 0 {
+                    pool.demand.notify_one();
+                }
+                Ok(Self(pool))
+            }
+            Err(_) => Err(NoSeat::Full(most)),
+        }
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.held.fetch_sub(1, Ordering::Relaxed);
+        // Whatever became of this one, the next looks for itself.
+        self.0.room.notify_one();
+    }
+}
+
+impl Pool {
+    /// A place at the worker that suits a prompt with this head, none of `tried`. Waits where
+    /// there is no worker yet, as long as the pool says.
+    ///
+    /// # Errors
+    /// [`NoSeat`].
+    pub async fn seat(self: &Arc<Self>, head: Head, tried: &[WorkerId]) -> Result<Seat, NoSeat> {
+        let view = self.view.load_full();
+        if !view.workers.is_empty() {
+            let worker = view.choose(head, tried).ok_or(NoSeat::AllTried)?;
+            let seat = Seat::take(self, worker);
+            if self.in_flight.load(Ordering::Relaxed) == 1 {
+                self.demand.notify_one();
+            }
+            return Ok(seat);
+        }
+        self.wait(head, &view).await
+    }
+
+    async fn wait(self: &Arc<Self>, head: Head, view: &View) -> Result<Seat, NoSeat> {
+        view.failed()?;
+        let hold = view.pool.hold_timeout;
+        let _held = Held::enter(self, view.pool.max_held)?;
+        let deadline = Instant::now() + hold;
+        loop {
+            let told = self.room.notified();
+            let view = self.view.load_full();
+            if let Some(worker) = view.choose_free(head) {
+                return Ok(Seat::take(self, worker));
+            }
+            if view.workers.is_empty() {
+                view.failed()?;
+            }
+            timeout_at(deadline, told)
+                .await
+                .map_err(|_| NoSeat::NotInTime(hold))?;
+        }
+    }
+}
+
+impl View {
+    fn failed(&self) -> Result<(), NoSeat> {
+        match &self.pool.state {
+            PoolState::Failed(refusal) => Err(NoSeat::Failed(refusal.clone())),
+            PoolState::Ready | PoolState::Starting | PoolState::Asleep => Ok(()),
+        }
+    }
+
+    fn choose(&self, head: Head, tried: &[WorkerId]) -> Option<&Arc<Worker>> {
+        self.choose_among(head, |worker| !tried.contains(&worker.endpoint.id))
+    }
+
+    /// Only among those with a slot that nobody of ours has.
+    fn choose_free(&self, head: Head) -> Option<&Arc<Worker>> {
+        self.choose_among(head, |worker| worker.load() < worker.endpoint.slots)
+    }
+
+    fn choose_among(&self, head: Head, may: impl Fn(&Worker) -> bool) -> Option<&Arc<Worker>> {
+        let workers: SmallVec<[&Arc<Worker>; 16]> =
+            self.workers.iter().filter(|worker| may(worker)).collect();
+        let candidates: SmallVec<[Candidate<'_>; 16]> = workers
+            .iter()
+            .map(|worker| Candidate {
+                id: &worker.endpoint.id.worker,
+                load: worker.load(),
+                slots: worker.endpoint.slots,
+            })
+            .collect();
+        balance::choose(self.pool.balancing, head, &candidates).map(|n| workers[n])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bodhi_proto::chat::{Load, Prompt, RawPrompt, Text};
+    use bodhi_proto::names::ObjectRef;
+    use bodhi_proto::snapshot::{self, Balancing, LocalFeatures, WorkerAddress, WorkerEndpoint};
+    use tokio::sync::Notify;
+
+    fn configured(state: PoolState) -> Arc<snapshot::Pool> {
+        Arc::new(snapshot::Pool {
+            object: ObjectRef::alias("bodhi", "local"),
+            features: LocalFeatures::default(),
+            balancing: Balancing::LeastLoad,
+            hold_timeout: Duration::from_secs(300),
+            max_held: 3,
+            system_prompt: None,
+            state,
+        })
+    }
+
+    fn endpoints(names: &[&str]) -> Arc<[Arc<WorkerEndpoint>]> {
+        let endpoint = |name: &&str| {
+            Arc::new(WorkerEndpoint {
+                id: WorkerId {
+                    pool: ObjectRef::alias("bodhi", "local"),
+                    worker: (*name).into(),
+                },
+                address: WorkerAddress::parse("unix:/w").unwrap(),
+                slots: 2,
+            })
+        };
+        names.iter().map(endpoint).collect()
+    }
+
+    fn pool(state: PoolState, names: &[&str]) -> Arc<Pool> {
+        let workers = endpoints(names);
+        Arc::new(Pool::new(configured(state), Some(&workers), Arc::default()))
+    }
+
+    fn head() -> Head {
+        balance::head_of(&Prompt::Raw(RawPrompt {
+            prompt: Text::Plain("Hello".into()),
+            suffix: None,
+            echo: false,
+        }))
+    }
+
+    fn id(seat: &Seat) -> &str {
+        &seat.worker().endpoint.id.worker
+    }
+
+    async fn until(mut condition: impl FnMut() -> bool) {
+        while !condition() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn requests_spread_and_seats_are_given_back() {
+        let pool = pool(PoolState::Ready, &["a", "b"]);
+        let first = pool.seat(head(), &[]).await.unwrap();
+        let second = pool.seat(head(), &[]).await.unwrap();
+        assert_ne!(id(&first), id(&second));
+        assert_eq!(pool.demand(), (2, 0));
+        drop((first, second));
+        assert_eq!(pool.demand(), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_was_tried_is_not_tried_again() {
+        let pool = pool(PoolState::Ready, &["a", "b"]);
+        let first = pool.seat(head(), &[]).await.unwrap();
+        let tried = vec![first.worker().endpoint.id.clone()];
+        drop(first);
+        let second = pool.seat(head(), &tried).await.unwrap();
+        assert_ne!(second.worker().endpoint.id, tried[0]);
+        let both = vec![tried[0].clone(), second.worker().endpoint.id.clone()];
+        assert_eq!(
+            pool.seat(head(), &both).await.unwrap_err(),
+            NoSeat::AllTried
+        );
+    }
+
+    #[tokio::test]
+    async fn what_others_send_counts() {
+        let pool = pool(PoolState::Ready, &["a", "b"]);
+        let first = pool.seat(head(), &[]).await.unwrap();
+        let busy = Load {
+            busy: 2,
+            queued: 5,
+            ..Load::default()
+        };
+        first.worker().reported(&busy);
+        let busy = id(&first).to_owned();
+        drop(first);
+        for _ in 0..5 {
+            let seat = pool.seat(head(), &[]).await.unwrap();
+            assert_ne!(id(&seat), busy);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn held_requests_are_let_go_as_there_are_slots() {
+        let pool = pool(PoolState::Starting, &[]);
+        let wait = || {
+            let pool = Arc::clone(&pool);
+            tokio::spawn(async move { pool.seat(head(), &[]).await })
+        };
+        let waiting = [wait(), wait(), wait()];
+        until(|| pool.demand() == (0, 3)).await;
+        assert_eq!(pool.seat(head(), &[]).await.unwrap_err(), NoSeat::Full(3));
+        pool.update(configured(PoolState::Ready), Some(&endpoints(&["a"])));
+        until(|| pool.demand() == (2, 1)).await;
+        let [first, second, third] = waiting;
+        let first = first.await.unwrap().unwrap();
+        assert!(!third.is_finished());
+        drop(first);
+        let third = third.await.unwrap().unwrap();
+        assert_eq!(id(&third), "a");
+        drop((second.await.unwrap().unwrap(), third));
+        assert_eq!(pool.demand(), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_ends_in_time_or_with_the_reason() {
+        let pool = pool(PoolState::Asleep, &[]);
+        let late = pool.seat(head(), &[]).await.unwrap_err();
+        assert_eq!(late, NoSeat::NotInTime(Duration::from_secs(300)));
+        let waiting = tokio::spawn({
+            let pool = Arc::clone(&pool);
+            async move { pool.seat(head(), &[]).await }
+        });
+        let second = tokio::spawn({
+            let pool = Arc::clone(&pool);
+            async move { pool.seat(head(), &[]).await }
+        });
+        until(|| pool.demand() == (0, 2)).await;
+        let refusal = Refusal {
+            reason: "InsufficientMemory".into(),
+            message: "needs 11.2 GiB, 8.0 GiB free".into(),
+            unsupported: false,
+        };
+        pool.update(configured(PoolState::Failed(refusal.clone())), None);
+        for waiting in [waiting, second] {
+            let failed = waiting.await.unwrap().unwrap_err();
+            assert_eq!(failed, NoSeat::Failed(refusal.clone()));
+        }
+        assert_eq!(pool.demand(), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_that_waits_is_heard() {
+        let demand = Arc::new(Notify::new());
+        let none = None;
+        let asleep = configured(PoolState::Asleep);
+        let pool = Arc::new(Pool::new(asleep, none, Arc::clone(&demand)));
+        let waiting = tokio::spawn({
+            let pool = Arc::clone(&pool);
+            async move { pool.seat(head(), &[]).await }
+        });
+        demand.notified().await;
+        assert_eq!(pool.demand(), (0, 1));
+        // A client that leaves is demand no more.
+        waiting.abort();
+        until(|| pool.demand() == (0, 0)).await;
+    }
+}
