@@ -1,1 +1,3 @@
 //! Where a model comes from, and whether it can be run here.
+
+pub mod gguf;
