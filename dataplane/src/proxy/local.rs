@@ -65,7 +65,7 @@ impl Proxy {
                 self.generate(call, model, pool, form, exchange).await
             }
             Call::Completions => {
-                let form = Form::Completions(openai_completions::parse(&body)?);
+                let form = Form::Completions(Box::new(openai_completions::parse(&body)?));
                 self.generate(call, model, pool, form, exchange).await
             }
             Call::Embeddings => {
@@ -165,13 +165,7 @@ fn json(document: Bytes) -> Response<Bytes> {
 /// The worker does not keep to the contract.
 fn bad_reply(object: &ObjectRef, bad: BadReply) -> Failure {
     tracing::error!(pool = %object, error = %bad, "a worker's answer cannot be used");
-    Failure::BadGateway {
-        code: "invalid_response",
-        message: format!(
-            "A worker of '{}' cannot be understood: {bad}.",
-            object.short()
-        ),
-    }
+    bad.into()
 }
 
 /// No worker could take the request.
