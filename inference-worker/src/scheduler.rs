@@ -1,1 +1,330 @@
 //! Which tokens go into the next step.
+//!
+//! The engine reads tokens in steps. Every step carries one token for each answer in progress, and as
+//! much of the waiting prompts as keeps the step short: an arriving prompt must not stall the answers
+//! of others. The scheduler is pure. Whoever drives it asks for [admissions](Scheduler::admit), carries
+//! them out, asks for a [step](Scheduler::step), has it computed, and tells what was chosen.
+
+mod budget;
+mod plan;
+mod queue;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bodhi_proto::chat::FinishReason;
+
+use crate::engine::Token;
+use crate::slots::{HostCache, Placement, Pool, SlotId};
+use budget::Budget;
+use queue::Queue;
+
+pub use plan::{Output, Plan};
+
+/// One answer: a request for several is several tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TaskId(pub u64);
+
+/// An answer to be computed.
+#[derive(Debug, Clone)]
+pub struct Task {
+    /// Unique.
+    pub id: TaskId,
+    /// At least one token, fewer than the context holds.
+    pub prompt: Arc<[Token]>,
+    /// At most so many tokens of answer; at least one.
+    pub most: usize,
+    /// Waits until this one's prompt was read, which then need not be read again.
+    pub after: Option<TaskId>,
+}
+
+/// What the engine can hold and do.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Sequences at once.
+    pub slots: u32,
+    /// Tokens in one sequence.
+    pub context: usize,
+    /// Tokens in all sequences together; at least one context.
+    pub capacity: usize,
+    /// Tokens in one step; at least one for each slot, and one more.
+    pub batch: usize,
+    /// How long a step should take at most while answers are in progress.
+    pub gap: Duration,
+    /// Bytes of host memory for what no longer has a slot.
+    pub cache: usize,
+}
+
+/// A task that was given a slot, with what must be done to the slot first, in this order: put aside
+/// what lies there, bring in the beginning, drop what follows it.
+#[derive(Debug)]
+pub struct Admission {
+    /// The task.
+    pub task: TaskId,
+    /// Where it goes.
+    pub placement: Placement,
+    /// What lay in the slot, if it is to be put aside.
+    pub aside: Option<Vec<Token>>,
+}
+
+/// The tasks that wait and that run, the slots, and what lies in them.
+#[derive(Debug)]
+pub struct Scheduler<S> {
+    limits: Limits,
+    queue: Queue,
+    pool: Pool,
+    /// By slot.
+    running: Vec<Option<Running>>,
+    cache: HostCache<S>,
+    budget: Budget,
+    /// The slot whose prompt is the next to be read.
+    turn: usize,
+    plan: Plan,
+}
+
+#[derive(Debug)]
+struct Running {
+    task: Task,
+    /// Chosen, but not yet read.
+    next: Option<Token>,
+    chosen: usize,
+}
+
+impl Running {
+    /// Tokens that it will hold at most.
+    fn need(task: &Task, limits: &Limits) -> usize {
+        task.prompt
+            .len()
+            .saturating_add(task.most)
+            .min(limits.context)
+    }
+}
+
+impl<S> Scheduler<S> {
+    /// With nothing to do.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            queue: Queue::default(),
+            pool: Pool::new(limits.slots),
+            running: (0..limits.slots).map(|_| None).collect(),
+            cache: HostCache::new(limits.cache),
+            budget: Budget::new(limits.gap, limits.batch),
+            turn: 0,
+            plan: Plan::default(),
+        }
+    }
+
+    /// Lets a task wait for a slot.
+    pub fn submit(&mut self, task: Task) {
+        self.queue.push(task);
+    }
+
+    /// Ends a task, wherever it is.
+    pub fn cancel(&mut self, task: TaskId) {
+        self.queue.remove(task);
+        if let Some(slot) = self.slot_of(task) {
+            self.release(slot);
+        }
+    }
+
+    /// Whether nothing waits and nothing runs.
+    pub fn is_idle(&self) -> bool {
+        self.queue.is_empty() && self.running.iter().all(Option::is_none)
+    }
+
+    /// Tasks that wait.
+    pub fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Slots and what lies in them.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// What was put aside.
+    pub fn cache(&mut self) -> &mut HostCache<S> {
+        &mut self.cache
+    }
+
+    /// Gives the next task a slot, if there is one for it.
+    pub fn admit(&mut self) -> Option<Admission> {
+        let task = self.queue.first()?;
+        let reserved: usize = self
+            .running
+            .iter()
+            .flatten()
+            .map(|running| Running::need(&running.task, &self.limits))
+            .sum();
+        if reserved + Running::need(task, &self.limits) > self.limits.capacity {
+            return None;
+        }
+        let placement = self.pool.place(&task.prompt, &self.cache)?;
+        let task = self.queue.pop().expect("the first was looked at");
+        let slot = placement.slot;
+        let aside = placement.save.then(|| self.pool.tokens(slot).to_vec());
+        self.pool
+            .hold(slot, task.id, &task.prompt[..placement.keep]);
+        let admission = Admission {
+            task: task.id,
+            placement,
+            aside,
+        };
+        self.running[slot.index()] = Some(Running {
+            task,
+            next: None,
+            chosen: 0,
+        });
+        Some(admission)
+    }
+
+    /// Tells how many tokens of an admitted prompt are really there; the rest is read.
+    pub fn settle(&mut self, slot: SlotId, kept: usize) {
+        let Some(running) = &self.running[slot.index()] else {
+            return;
+        };
+        if kept < self.pool.tokens(slot).len() {
+            let prompt = Arc::clone(&running.task.prompt);
+            self.pool.clear(slot);
+            self.pool.extend(slot, &prompt[..kept]);
+        }
+    }
+
+    /// The next step. It is the same until [`Self::read`] tells that it was computed.
+    pub fn step(&mut self) -> &Plan {
+        self.plan.clear();
+        let answering = |running: &&Running| running.next.is_some();
+        self.plan.answering = self.running.iter().flatten().filter(answering).count();
+        let room = self.limits.batch - self.plan.answering;
+        let mut prompts = self.budget.prompt_tokens(self.plan.answering).min(room);
+        let slots = self.running.len();
+        let mut parts = vec![0; slots];
+        let first = self.turn;
+        for index in (0..slots).map(|offset| (first + offset) % slots) {
+            if let Some(running) = &self.running[index]
+                && running.next.is_none()
+                && prompts > 0
+            {
+                let unread = running.task.prompt.len() - self.pool.tokens(slot(index)).len();
+                parts[index] = unread.min(prompts);
+                prompts -= parts[index];
+                self.turn = (index + 1) % slots;
+            }
+        }
+        // By slot: a cache in separate streams computes neighbours together, and nothing else.
+        for (index, part) in parts.into_iter().enumerate() {
+            if let Some(running) = &self.running[index] {
+                let read = self.pool.tokens(slot(index)).len();
+                let prompt = &running.task.prompt;
+                let part = prompt.get(read..read + part).unwrap_or_default();
+                self.plan.add(
+                    slot(index),
+                    running.task.id,
+                    read,
+                    running.next,
+                    part,
+                    prompt.len(),
+                );
+            }
+        }
+        self.make_room();
+        &self.plan
+    }
+
+    /// The step that was last asked for.
+    pub fn planned(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Tells that the step was computed.
+    pub fn read(&mut self, elapsed: Duration) {
+        self.budget
+            .observe(self.plan.answering, self.plan.prompt_tokens(), elapsed);
+        for row in &self.plan.rows {
+            self.pool.extend(row.slot, &[row.token]);
+            if let Some(running) = &mut self.running[row.slot.index()] {
+                running.next = None;
+            }
+        }
+        for output in &self.plan.outputs {
+            self.queue.unblock(output.task);
+        }
+    }
+
+    /// Tells which token was chosen for a slot. `Some`: the answer is complete, and the slot free.
+    pub fn chosen(&mut self, slot: SlotId, token: Token, is_end: bool) -> Option<FinishReason> {
+        let running = self.running[slot.index()].as_mut()?;
+        running.chosen += 1;
+        let length = running.task.prompt.len() + running.chosen;
+        let finish = if is_end {
+            FinishReason::Stop
+        } else if running.chosen >= running.task.most || length >= self.limits.context {
+            FinishReason::Length
+        } else {
+            running.next = Some(token);
+            return None;
+        };
+        self.release(slot);
+        Some(finish)
+    }
+
+    /// Gives up all tasks of the step, which could not be computed. Nothing lies in their slots any
+    /// more.
+    pub fn fail(&mut self) -> Vec<(SlotId, TaskId)> {
+        let mut failed: Vec<(SlotId, TaskId)> = Vec::new();
+        for row in std::mem::take(&mut self.plan.rows) {
+            if let Some(running) = &self.running[row.slot.index()] {
+                failed.push((row.slot, running.task.id));
+                self.release(row.slot);
+                self.pool.clear(row.slot);
+            }
+        }
+        self.plan.clear();
+        failed
+    }
+
+    /// Empties the slots in which something lies that nobody uses.
+    pub fn evict_idle(&mut self) -> Vec<SlotId> {
+        std::iter::from_fn(|| {
+            let slot = self.pool.oldest_idle()?;
+            self.pool.clear(slot);
+            Some(slot)
+        })
+        .collect()
+    }
+
+    /// Empties idle slots until the step fits. Running tasks alone always do, by what
+    /// [`Self::admit`] reserved.
+    fn make_room(&mut self) {
+        while self.pool.used() + self.plan.rows.len() > self.limits.capacity {
+            let Some(idle) = self.pool.oldest_idle() else {
+                break;
+            };
+            self.pool.clear(idle);
+            self.plan.evict.push(idle);
+        }
+    }
+
+    fn slot_of(&self, task: TaskId) -> Option<SlotId> {
+        self.running
+            .iter()
+            .position(|running| running.as_ref().is_some_and(|it| it.task.id == task))
+            .map(slot)
+    }
+
+    fn release(&mut self, slot: SlotId) {
+        if let Some(running) = self.running[slot.index()].take() {
+            // Whoever waited for the prompt must read it for itself.
+            self.queue.unblock(running.task.id);
+            self.pool.release(slot);
+        }
+    }
+}
+
+fn slot(index: usize) -> SlotId {
+    SlotId(u32::try_from(index).expect("slots are counted in u32"))
+}
+
+#[cfg(test)]
+mod tests;
