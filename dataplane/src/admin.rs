@@ -14,11 +14,13 @@ use serde_json::json;
 use tokio::net::TcpListener;
 
 use bodhi_net::drain::{Phase, Signal};
+use bodhi_proto::names::ObjectRef;
 use bodhi_proto::snapshot::Serving;
 
 use crate::active::Active;
 use crate::proxy::Shared;
-use crate::telemetry::metrics::Scrape;
+use crate::telemetry::metrics::{PoolScrape, Scrape};
+use crate::workers::Pool;
 
 /// What the admin port tells of.
 #[derive(Clone)]
@@ -108,8 +110,12 @@ impl Admin {
             .map(|p| (p.upstream.object.clone(), Arc::clone(&p.counters)))
             .collect();
         providers.sort_by(|a, b| a.0.cmp(&b.0));
+        let pools = active.iter().flat_map(|a| a.pools());
+        let mut pools: Vec<_> = pools.map(|(object, pool)| scraped(object, pool)).collect();
+        pools.sort_by(|a, b| a.object.cmp(&b.object));
         self.shared.metrics.render(&Scrape {
             providers,
+            pools,
             names: snapshot.map_or(0, |s| s.table.len()),
             tokens: snapshot.and_then(|s| s.tokens.as_ref()).map(|t| t.len()),
             connected: self.control.connected(),
@@ -130,6 +136,16 @@ impl Admin {
         let json = HeaderValue::from_static("application/json");
         response.headers_mut().insert(CONTENT_TYPE, json);
         response
+    }
+}
+
+fn scraped(object: &ObjectRef, pool: &Pool) -> PoolScrape {
+    let (in_flight, held) = pool.demand();
+    PoolScrape {
+        object: object.clone(),
+        workers: pool.workers(),
+        in_flight,
+        held,
     }
 }
 
@@ -158,9 +174,23 @@ fn describe(active: &Active) -> serde_json::Value {
             "credential": snapshot.credentials.contains_key(&u.object),
         })
     });
+    let mut pools: Vec<_> = active.pools().collect();
+    pools.sort_by(|a, b| a.0.cmp(b.0));
+    let pools = pools.into_iter().map(|(object, pool)| {
+        let workers = snapshot.workers.get(object);
+        let workers = workers.into_iter().flat_map(|all| all.iter());
+        let (running, held) = pool.demand();
+        json!({
+            "object": object.to_string(), "running": running, "held": held,
+            "workers": workers
+                .map(|w| json!({"id": &*w.id.worker, "address": w.address.to_string()}))
+                .collect::<Vec<_>>(),
+        })
+    });
     json!({
         "names": names.collect::<Vec<_>>(),
         "upstreams": upstreams.collect::<Vec<_>>(),
+        "pools": pools.collect::<Vec<_>>(),
         "tokens": snapshot.tokens.as_ref().map(|t| t.len()),
     })
 }

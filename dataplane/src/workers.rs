@@ -109,6 +109,11 @@ impl Pool {
         Arc::clone(&self.view.load().pool)
     }
 
+    /// How many workers are ready.
+    pub fn workers(&self) -> usize {
+        self.view.load().workers.len()
+    }
+
     /// Requests at workers, and requests that wait.
     pub fn demand(&self) -> (u32, u32) {
         (

@@ -122,11 +122,26 @@ pub struct Metrics {
     threads: Mutex<Vec<Arc<ThreadCounters>>>,
 }
 
+/// A local model as it is now.
+#[derive(Debug)]
+pub struct PoolScrape {
+    /// Its Alias.
+    pub object: ObjectRef,
+    /// Workers that are ready.
+    pub workers: usize,
+    /// Requests at workers.
+    pub in_flight: u32,
+    /// Requests that wait for a worker.
+    pub held: u32,
+}
+
 /// What a scrape needs of other rooms.
 #[derive(Debug, Default)]
 pub struct Scrape {
     /// Providers and what was counted for each.
     pub providers: Vec<(ObjectRef, Arc<ProviderCounters>)>,
+    /// Local models.
+    pub pools: Vec<PoolScrape>,
     /// Claimed names in the routing table.
     pub names: usize,
     /// Tokens held; `None`: no table was received yet.
@@ -229,6 +244,7 @@ impl Metrics {
                 }
             }
         }
+        pools(&mut out, &scrape.pools);
         let ended = sum(&|t| &t.ended);
         out.gauge(
             "bodhi_requests_in_flight",
@@ -296,6 +312,25 @@ impl Metrics {
         }
         out.process();
         out.0
+    }
+}
+
+fn pools(out: &mut Text, pools: &[PoolScrape]) {
+    out.family("bodhi_pool_workers", "gauge", "Workers that are ready.");
+    for pool in pools {
+        let labels = format!("alias=\"{}\"", pool.object.short());
+        out.sample("bodhi_pool_workers", &labels, pool.workers);
+    }
+    out.family(
+        "bodhi_pool_requests",
+        "gauge",
+        "Requests to local models: at workers (running), or waiting for one (held).",
+    );
+    for pool in pools {
+        for (state, count) in [("running", pool.in_flight), ("held", pool.held)] {
+            let labels = format!("alias=\"{}\",state=\"{state}\"", pool.object.short());
+            out.sample("bodhi_pool_requests", &labels, count);
+        }
     }
 }
 
@@ -416,7 +451,15 @@ mod tests {
             thread.ended(&record(status, millis));
         }
         metrics.thread().started();
-        let text = metrics.render(&Scrape::default());
+        let text = metrics.render(&Scrape {
+            pools: vec![PoolScrape {
+                object: ObjectRef::alias("bodhi", "demo"),
+                workers: 1,
+                in_flight: 3,
+                held: 2,
+            }],
+            ..Scrape::default()
+        });
         for line in [
             "bodhi_requests_total{endpoint=\"chat_completions\",status=\"200\"} 2",
             "bodhi_requests_total{endpoint=\"chat_completions\",status=\"other\"} 1",
@@ -425,6 +468,9 @@ mod tests {
             "bodhi_request_duration_seconds_count{endpoint=\"chat_completions\"} 3",
             "bodhi_requests_in_flight 1",
             "bodhi_request_bytes_total 3",
+            "bodhi_pool_workers{alias=\"bodhi/demo\"} 1",
+            "bodhi_pool_requests{alias=\"bodhi/demo\",state=\"running\"} 3",
+            "bodhi_pool_requests{alias=\"bodhi/demo\",state=\"held\"} 2",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }
