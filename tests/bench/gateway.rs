@@ -30,12 +30,58 @@ const MAKERS: usize = 16;
 #[derive(Debug)]
 pub(crate) struct Gateway {
     // The data plane first, so that it ends first.
-    pub(crate) dataplane: Program,
-    controller: Program,
+    pub(crate) dataplane: DataPlane,
+    pub(crate) controller: Program,
     data: PathBuf,
     admin: SocketAddr,
     /// The public API.
     pub(crate) address: SocketAddr,
+}
+
+/// A running data plane, and how to start it again.
+#[derive(Debug)]
+pub(crate) struct DataPlane {
+    pub(crate) program: Program,
+    pub(crate) setup: DataPlaneSetup,
+}
+
+/// Its arguments.
+#[derive(Debug)]
+pub(crate) struct DataPlaneSetup {
+    program: PathBuf,
+    /// Where its output goes.
+    folder: PathBuf,
+    socket: PathBuf,
+    /// Where its sealed file is.
+    pub(crate) data: PathBuf,
+    address: SocketAddr,
+    health: SocketAddr,
+    threads: usize,
+    access_log: bool,
+}
+
+impl DataPlaneSetup {
+    /// Starts it and waits until it is ready.
+    pub(crate) async fn run(&self) -> anyhow::Result<Program> {
+        let mut command = Command::new(&self.program);
+        command
+            .arg("--controller")
+            .arg(format!("unix:{}", self.socket.display()))
+            .arg("--data")
+            .arg(&self.data);
+        command
+            .args(["--listen", &self.address.to_string()])
+            .args(["--admin-listen", &self.health.to_string()])
+            .args(["--threads", &self.threads.to_string()])
+            .args(["--lame-duck", "0", "--drain", "0"])
+            .args([
+                "--access-log",
+                if self.access_log { "stdout" } else { "off" },
+            ]);
+        let program = Program::start("bodhi-dataplane", command, &self.folder)?;
+        program.answers(self.health, "/readyz").await?;
+        Ok(program)
+    }
 }
 
 /// How it is set up.
@@ -77,32 +123,20 @@ impl Gateway {
             .args(["--listen", &admin.to_string()]);
         let controller = Program::start("bodhi-controller", command, folder)?;
         controller.answers(admin, "/openapi.json").await?;
-        let mut command = Command::new(setup.programs.join("bodhi-dataplane"));
-        command
-            .arg("--controller")
-            .arg(format!("unix:{}", socket.display()))
-            .arg("--data")
-            .arg(folder.join("dataplane"))
-            .args([
-                "--listen",
-                &address.to_string(),
-                "--admin-listen",
-                &health.to_string(),
-            ])
-            .args([
-                "--threads",
-                &setup.threads.to_string(),
-                "--lame-duck",
-                "0",
-                "--drain",
-                "0",
-            ])
-            .args([
-                "--access-log",
-                if setup.access_log { "stdout" } else { "off" },
-            ]);
-        let dataplane = Program::start("bodhi-dataplane", command, folder)?;
-        dataplane.answers(health, "/readyz").await?;
+        let plane = DataPlaneSetup {
+            program: setup.programs.join("bodhi-dataplane"),
+            folder: folder.to_owned(),
+            socket,
+            data: folder.join("dataplane"),
+            address,
+            health,
+            threads: setup.threads,
+            access_log: setup.access_log,
+        };
+        let dataplane = DataPlane {
+            program: plane.run().await?,
+            setup: plane,
+        };
         Ok(Self {
             dataplane,
             controller,

@@ -13,6 +13,7 @@ mod measure;
 mod nginx;
 mod program;
 mod report;
+mod restart;
 mod scenario;
 
 use std::fs;
@@ -60,6 +61,9 @@ struct Args {
     /// Tokens of that configuration.
     #[arg(long, default_value_t = 100_000)]
     tokens: usize,
+    /// Starts of the data plane from its file, in that configuration.
+    #[arg(long, default_value_t = 9)]
+    restarts: usize,
     /// Leave the gateway out: to try the harness itself.
     #[arg(long)]
     without_gateway: bool,
@@ -143,6 +147,7 @@ async fn main() -> anyhow::Result<()> {
         held_streams: args.held,
         scenarios: Vec::new(),
         footprints: Vec::new(),
+        restarts: None,
     };
     println!("{}", report.machine());
 
@@ -216,7 +221,7 @@ fn of_gateway(name: &str, gateway: &Gateway) -> Variant {
         whole: gateway.address,
         stream: gateway.address,
         prefix: gateway::PREFIX,
-        tree: Some(gateway.dataplane.tree()),
+        tree: Some(gateway.dataplane.program.tree()),
     }
 }
 
@@ -399,10 +404,14 @@ async fn at_scale(
         println!(
             "{}: data plane {:.1} MiB, controller {:.1} MiB",
             variant.name,
-            resident(gateway.dataplane.tree())?,
+            resident(gateway.dataplane.program.tree())?,
             resident(gateway.controller())?
         );
     }
     report.scenarios.push(measured);
+    drop(small);
+    let restarts = restart::measure(large, args.restarts).await?;
+    println!("{}", restarts.table());
+    report.restarts = Some(restarts);
     Ok(())
 }

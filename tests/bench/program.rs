@@ -55,7 +55,7 @@ impl Program {
             if Instant::now() > until {
                 bail!("{} does not answer at {address}{path}", self.name);
             }
-            sleep(Duration::from_millis(20)).await;
+            sleep(Duration::from_millis(2)).await;
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::machine::Machine;
 use crate::measure::{Memory, median};
+use crate::restart::Restarts;
 use crate::scenario::Scenario;
 
 /// One variant in one round.
@@ -46,6 +47,7 @@ pub(crate) struct Report {
     pub(crate) held_streams: usize,
     pub(crate) scenarios: Vec<Measured>,
     pub(crate) footprints: Vec<Footprint>,
+    pub(crate) restarts: Option<Restarts>,
 }
 
 impl Measured {
