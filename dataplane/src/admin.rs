@@ -39,6 +39,8 @@ pub trait ControlState: Send + Sync {
     fn connected(&self) -> bool;
     /// How many streams to a controller have begun since the start.
     fn streams(&self) -> u64;
+    /// How often something else was held than had been sent.
+    fn divergences(&self) -> u64;
 }
 
 impl Admin {
@@ -120,6 +122,7 @@ impl Admin {
             tokens: snapshot.and_then(|s| s.tokens.as_ref()).map(|t| t.len()),
             connected: self.control.connected(),
             streams: self.control.streams(),
+            divergences: self.control.divergences(),
             log_dropped: self.shared.log.dropped(),
             body_bytes: self.shared.memory.held() as u64,
         })

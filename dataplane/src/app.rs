@@ -197,6 +197,10 @@ impl ControlState for Stream {
     fn streams(&self) -> u64 {
         self.0.borrow().streams
     }
+
+    fn divergences(&self) -> u64 {
+        self.0.borrow().divergences
+    }
 }
 
 fn anonymous() -> Anonymous {

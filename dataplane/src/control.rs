@@ -51,6 +51,8 @@ pub struct Status {
     pub leader: Option<Leader>,
     /// How many streams have begun since the start.
     pub streams: u64,
+    /// How often, since the start, something else was held than had been sent.
+    pub divergences: u64,
     /// Why the last stream ended.
     pub last_end: Option<String>,
 }

@@ -65,7 +65,8 @@ pub struct ConnInfo {
 /// Why the listener refuses a request that the HTTP parser accepted. All are 400, but the last: 431.
 ///
 /// What the parser itself refuses it answers with a bare status, and closes: bad syntax, an
-/// HTTP/1.0 `transfer-encoding`, differing content lengths with 400; a head over 64 KiB or 100 fields with 431.
+/// HTTP/1.0 `transfer-encoding`, differing content lengths with 400; a head over 64 KiB or 100 fields, or a
+/// content length of 2^64 − 2 or 2^64 − 1, with 431; larger ones are bad syntax.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     /// The end of the body could be read in two ways, or the reading of another hop could differ.

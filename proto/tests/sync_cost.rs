@@ -85,6 +85,7 @@ struct Pair {
     bytes: usize,
     largest: usize,
     messages: usize,
+    diverged: Vec<Kind>,
 }
 
 impl Pair {
@@ -97,6 +98,7 @@ impl Pair {
             bytes: 0,
             largest: 0,
             messages: 0,
+            diverged: Vec::new(),
         };
         pair.connect();
         pair
@@ -136,8 +138,10 @@ impl Pair {
                     self.count(wire.len());
                     let down = pb::FromController::decode(&*wire).unwrap();
                     for effect in self.hold.receive(down.try_into().unwrap()).unwrap() {
-                        if let Effect::Send(up) = effect {
-                            self.up(*up);
+                        match effect {
+                            Effect::Send(up) => self.up(*up),
+                            Effect::Diverged(kind) => self.diverged.push(kind),
+                            _ => {}
                         }
                     }
                 }
@@ -429,6 +433,7 @@ fn a_divergence_is_found_and_only_its_buckets_are_replaced() {
     pair.change(served(6, 10, 78));
     pair.settle();
     assert_eq!(pair.offer.divergences(), 1);
+    assert_eq!(pair.diverged, [Kind::ServedName]);
     assert_eq!(
         pair.hold.digests().get(Kind::ServedName),
         Some(pair.state.sums(Kind::ServedName).total())

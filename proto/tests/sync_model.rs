@@ -375,6 +375,7 @@ impl World {
                         self.save();
                     }
                 }
+                Effect::Diverged(kind) => panic!("diverged in {kind}"),
                 Effect::Welcome(_) | Effect::Leader(_) | Effect::Goodbye(_) => {}
             }
         }

@@ -31,6 +31,7 @@ pub struct Apart {
     pub token: String,
     folder: TempDir,
     link: Link,
+    controller_arguments: Vec<String>,
     arguments: Vec<String>,
 }
 
@@ -51,7 +52,19 @@ impl Apart {
     /// When one of them does not start; the message holds its output.
     pub fn start(manifests: &[impl AsRef<str>], arguments: &[&str]) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir().context("a temporary folder")?;
-        Self::start_in(folder, Link::Unix, manifests, arguments)
+        Self::start_in(folder, Link::Unix, manifests, &[], arguments)
+    }
+
+    /// Likewise, with these arguments for the controller.
+    ///
+    /// # Errors
+    /// When one of them does not start; the message holds its output.
+    pub fn with_controller(
+        manifests: &[impl AsRef<str>],
+        arguments: &[&str],
+    ) -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir().context("a temporary folder")?;
+        Self::start_in(folder, Link::Unix, manifests, arguments, &[])
     }
 
     /// Likewise, with certificates of this authority on both ends.
@@ -68,13 +81,14 @@ impl Apart {
         std::fs::write(folder.path().join("plane.ca"), &authority.pem)?;
         // A controller that is restarted has to be found again.
         let sync = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        Self::start_in(folder, Link::Tls(sync), manifests, &[])
+        Self::start_in(folder, Link::Tls(sync), manifests, &[], &[])
     }
 
     fn start_in(
         folder: TempDir,
         link: Link,
         manifests: &[impl AsRef<str>],
+        controller_arguments: &[&str],
         arguments: &[&str],
     ) -> anyhow::Result<Self> {
         std::fs::create_dir(folder.path().join("manifests"))?;
@@ -82,12 +96,11 @@ impl Apart {
             let name = format!("manifests/{index:03}.yaml");
             std::fs::write(folder.path().join(name), manifest.as_ref())?;
         }
-        let controller = start_controller(folder.path(), link)?;
+        let owned = |arguments: &[&str]| arguments.iter().map(|&a| a.to_owned()).collect();
+        let controller_arguments: Vec<String> = owned(controller_arguments);
+        let arguments: Vec<String> = owned(arguments);
+        let controller = start_controller(folder.path(), link, &controller_arguments)?;
         let token = controller.wait_for("a token", token_in)?;
-        let arguments: Vec<String> = arguments
-            .iter()
-            .map(|&argument| argument.to_owned())
-            .collect();
         let (data_plane, listening) = start_data_plane(folder.path(), link, &arguments)?;
         let (address, admin) = (listening.address, listening.admin);
         let apart = Self {
@@ -98,6 +111,7 @@ impl Apart {
             token,
             folder,
             link,
+            controller_arguments,
             arguments,
         };
         apart
@@ -112,7 +126,8 @@ impl Apart {
     /// When it does not start.
     pub fn restart_controller(&mut self) -> anyhow::Result<()> {
         self.controller.finish()?;
-        self.controller = start_controller(self.folder.path(), self.link)?;
+        self.controller =
+            start_controller(self.folder.path(), self.link, &self.controller_arguments)?;
         Ok(())
     }
 
@@ -196,7 +211,7 @@ struct Listening {
     admin: SocketAddr,
 }
 
-fn start_controller(folder: &Path, link: Link) -> anyhow::Result<Process> {
+fn start_controller(folder: &Path, link: Link, arguments: &[String]) -> anyhow::Result<Process> {
     let mut command = Command::new(binary("bodhi-controller")?);
     command
         .env_clear()
@@ -205,7 +220,8 @@ fn start_controller(folder: &Path, link: Link) -> anyhow::Result<Process> {
     command
         .arg("--data")
         .arg(folder.join("controller"))
-        .args(["--listen", "127.0.0.1:0"]);
+        .args(["--listen", "127.0.0.1:0"])
+        .args(arguments);
     match link {
         Link::Unix => {
             command.arg("--listen-sync").arg(socket(folder));

@@ -1,5 +1,7 @@
 //! What the gateway does not take, and how it says so; and what it does when it is to end.
 
+use std::time::{Duration, Instant};
+
 use anyhow::ensure;
 use bodhi_tests::gateway::Gateway;
 use bodhi_tests::manifests::everything;
@@ -29,9 +31,11 @@ fn a_body_that_is_announced_too_long_is_refused_before_it_is_sent() -> anyhow::R
         ("/v1/responses", 32 << 20),
         ("/v1/messages", 32 << 20),
         ("/v1beta/models/gemini-2.5-flash:generateContent", 32 << 20),
-        ("/v1/responses/resp_1/cancel", 4 << 20),
+        ("/v1/responses/resp_1/cancel", 4_u64 << 20),
     ] {
-        for length in [format!("{}", length + 1), i64::MAX.to_string()] {
+        // 2^64 − 3 is the largest length that the HTTP parser hands on.
+        let lengths = [length + 1, i64::MAX as u64, 1 << 63, u64::MAX - 2];
+        for length in lengths.map(|length| length.to_string()) {
             let headers = [
                 ("authorization", bearer.as_str()),
                 ("content-type", "application/json"),
@@ -99,6 +103,40 @@ fn a_body_that_turns_out_too_long_is_refused() -> anyhow::Result<()> {
         "{}",
         answer.text()
     );
+    ensure!(provider.requests()?.len() == 1);
+    gateway.finish()
+}
+
+#[test]
+fn a_body_that_stops_for_ten_seconds_is_408() -> anyhow::Result<()> {
+    let provider = Scripted::start()?;
+    let gateway = Gateway::in_front_of(&provider)?;
+    let request = gateway.request("POST", CHAT, HELLO.as_bytes());
+    let (most, last) = request.split_at(request.len() - 10);
+    // Slow, yet never for long: that is taken.
+    let mut slow = gateway.connect()?;
+    let mut stalled = gateway.connect()?;
+    stalled.send(most)?;
+    slow.send(most)?;
+    let began = Instant::now();
+    for byte in &last[..9] {
+        std::thread::sleep(Duration::from_secs(1));
+        slow.send(&[*byte])?;
+    }
+    let answer = stalled.response()?;
+    is_error(&answer, 408, "stalled")?;
+    let waited = began.elapsed().as_secs();
+    ensure!((9..15).contains(&waited), "408 after {waited} s");
+    ensure!(
+        answer.json()["error"]["code"] == "body_timeout",
+        "{}",
+        answer.text()
+    );
+    ensure!(stalled.is_ended_by_peer()?, "the connection goes on");
+    std::thread::sleep(Duration::from_secs(2));
+    slow.send(&last[9..])?;
+    let answer = slow.response()?;
+    ensure!(answer.status == 200, "{} {}", answer.status, answer.text());
     ensure!(provider.requests()?.len() == 1);
     gateway.finish()
 }

@@ -166,6 +166,34 @@ fn f11_a_data_plane_that_never_had_a_configuration_answers_503_and_not_401() -> 
 }
 
 #[test]
+fn strict_isolation_answers_503_while_nobody_can_be_asked_whose_a_response_is() -> anyhow::Result<()>
+{
+    let provider = Scripted::start()?;
+    let url = format!("{}/openai/v1", provider.url());
+    let manifest = ApiModel::new("openai", "openai_responses", url, &["gpt-4o"]).yaml();
+    let mut programs = Apart::with_controller(&[manifest], &["--responses-isolation", "strict"])?;
+    let next = r#"{"model":"gpt-4o","input":"on","previous_response_id":"resp_of_somebody"}"#;
+    eventually("the record to be looked for", || {
+        let answer = programs.post("/v1/responses", next).ok()?;
+        (answer.status == 404).then_some(())
+    })?;
+    programs.controller.kill();
+    let answer = programs.post("/v1/responses", next)?;
+    ensure!(answer.status == 503, "{} {}", answer.status, answer.text());
+    ensure!(
+        answer.json()["error"]["code"] == "not_ready",
+        "{}",
+        answer.text()
+    );
+    // What needs no record goes on.
+    let answer = programs.post("/v1/responses", r#"{"model":"gpt-4o","input":"hi"}"#)?;
+    ensure!(answer.status == 200, "{} {}", answer.status, answer.text());
+    let asked = provider.requests()?.len();
+    ensure!(asked == 1, "the provider was asked {asked} times");
+    Ok(())
+}
+
+#[test]
 fn sigterm_lets_a_stream_run_to_its_end() -> anyhow::Result<()> {
     let provider = Scripted::start()?;
     let mut gateway = Gateway::in_front_of(&provider)?;

@@ -28,6 +28,7 @@ pub(super) enum Note {
     Connected(String),
     Confirmed(SystemTime),
     Leader(Leader),
+    Diverged,
 }
 
 impl Note {
@@ -39,6 +40,7 @@ impl Note {
             }
             Self::Confirmed(at) => status.confirmed = Some(at),
             Self::Leader(leader) => status.leader = Some(leader),
+            Self::Diverged => status.divergences += 1,
         }
     }
 }
@@ -107,6 +109,10 @@ impl Held {
                         self.save();
                     }
                     rest.push(Do::Note(Note::Confirmed(SystemTime::now())));
+                }
+                Effect::Diverged(kind) => {
+                    tracing::warn!(%kind, "held something else than was sent; it is compared and repaired");
+                    rest.push(Do::Note(Note::Diverged));
                 }
                 Effect::Welcome(welcome) => {
                     rest.push(Do::Note(Note::Connected(welcome.controller)));

@@ -150,6 +150,8 @@ pub struct Scrape {
     pub connected: bool,
     /// Streams to a controller begun since the start.
     pub streams: u64,
+    /// How often, since the start, something else was held than had been sent.
+    pub divergences: u64,
     /// Log lines dropped since the start.
     pub log_dropped: u64,
     /// Bytes of request bodies held now.
@@ -276,6 +278,11 @@ impl Metrics {
                 "bodhi_control_streams_total",
                 "Streams to a controller that were begun.",
                 scrape.streams,
+            ),
+            (
+                "bodhi_config_divergence_total",
+                "Times that the configuration held was not what had been sent.",
+                scrape.divergences,
             ),
             (
                 "bodhi_access_log_dropped_total",

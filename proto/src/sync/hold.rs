@@ -40,6 +40,9 @@ pub enum Effect {
         /// so it is written before the acknowledgement is sent.
         revoked: bool,
     },
+    /// After a transaction that was to make both sides equal in this kind they were not: its buckets
+    /// are compared and replaced. Something is wrong with one of the programs.
+    Diverged(Kind),
     /// Who the controller is.
     Welcome(Welcome),
     /// Who leads now.
@@ -68,6 +71,8 @@ pub struct Hold {
     pub(super) tokens_at: Option<Revision>,
     pub(super) view: Snapshot,
     staged: Option<Staged>,
+    /// Kinds that this stream has brought level with the controller.
+    level: KindSet,
 }
 
 /// A shelf per kind.
@@ -232,6 +237,7 @@ impl Hold {
     /// The first message of a new stream. What an earlier stream left unfinished is dropped.
     pub fn hello(&mut self, node: &str, version: &str) -> Up {
         self.staged = None;
+        self.level = KindSet::NONE;
         Up::Hello(Hello {
             node: node.to_owned(),
             version: version.to_owned(),
@@ -282,7 +288,10 @@ impl Hold {
             Down::Chunk(chunk) => return self.chunk(chunk),
             Down::ShowBuckets(kind) => {
                 let sums = self.shelves.sums(kind).clone();
-                vec![Effect::send(Up::Buckets(kind, sums))]
+                let diverged = self.level.contains(kind).then_some(Effect::Diverged(kind));
+                self.level.remove(kind);
+                let answer = Effect::send(Up::Buckets(kind, sums));
+                diverged.into_iter().chain([answer]).collect()
             }
             Down::Deny(deny) => self.deny(deny),
             Down::Welcome(welcome) => vec![Effect::Welcome(welcome)],
@@ -370,6 +379,8 @@ impl Hold {
         if let Err(why) = self.permits(&staged, &commit) {
             ack.digests = self.digests();
             ack.refused = Some(why);
+            // All of it is compared afresh.
+            self.level = KindSet::NONE;
             ack.floor = self.floor;
             return vec![Effect::send(Up::Ack(ack))];
         }
@@ -496,6 +507,7 @@ impl Hold {
     fn advance(&mut self, commit: &Commit, changed: &mut KindSet) -> bool {
         let before = (self.floor, self.mark, self.complete);
         for kind in commit.complete.iter() {
+            self.level.insert(kind);
             if !self.complete.contains(kind) {
                 self.complete.insert(kind);
                 changed.insert(kind);
