@@ -244,14 +244,24 @@ pub async fn obtain(
 ) -> Result<Artifact, ModelError> {
     let sources = spec.source.parts();
     let count = u32::try_from(sources.len()).unwrap_or(u32::MAX);
+    let shelf = cache.shelf(&sources[0], spec.revision.as_deref(), store(spec, settings));
     let mut parts = Vec::with_capacity(sources.len());
     let mut commit = None;
     for (source, number) in sources.iter().zip(1..) {
         let part = match endpoints::place(source, settings) {
             Place::Here(path) => local(source, path, spec, (number, count), observer).await?,
             Place::There => {
-                let errand = (number, count);
-                let (part, at) = remote(source, errand, spec, settings, cache, observer).await?;
+                let errand = download::Errand {
+                    source,
+                    spec,
+                    // A branch may move between two parts; the first one's commit does not.
+                    revision: commit.as_deref().or(spec.revision.as_deref()),
+                    settings,
+                    shelf: &shelf,
+                    part: (number, count),
+                    observer,
+                };
+                let (part, at) = remote(errand).await?;
                 commit = commit.or(at);
                 part
             }
@@ -335,23 +345,17 @@ fn missing(source: &Source, detail: &str) -> ModelError {
     }
 }
 
-async fn remote(
-    source: &Source,
-    (part, parts): (u32, u32),
-    spec: &Spec,
-    settings: &Settings,
-    cache: &Cache,
-    observer: &dyn Observer,
-) -> Result<(Part, Option<String>), ModelError> {
-    let store = settings
-        .s3
-        .endpoint
-        .as_ref()
-        .filter(|_| matches!(source, Source::S3 { .. }));
-    let store = store.map_or_else(String::new, ToString::to_string);
-    // All parts lie on the first one's shelf.
-    let shelf = cache.shelf(&spec.source.parts()[0], spec.revision.as_deref(), &store);
-    let name = source.file_name();
+/// The object store's address, which tells buckets of one name apart.
+fn store<'a>(spec: &Spec, settings: &'a Settings) -> &'a str {
+    match (&spec.source, &settings.s3.endpoint) {
+        (Source::S3 { .. }, Some(endpoint)) => endpoint.as_str(),
+        _ => "",
+    }
+}
+
+async fn remote(errand: download::Errand<'_>) -> Result<(Part, Option<String>), ModelError> {
+    let download::Errand { spec, shelf, .. } = errand;
+    let name = errand.source.file_name();
     let pinned = |record: &cache::Record| {
         let right = spec
             .sha256
@@ -369,30 +373,13 @@ async fn remote(
     if let Some(record) = shelf.record(&name).filter(pinned) {
         return Ok(here(&record));
     }
-    let waiting = || {
-        let phase = Phase::Waiting;
-        observer.observe(&Progress {
-            phase,
-            part,
-            parts,
-            done: 0,
-            total: None,
-        });
-    };
+    let waiting = || errand.report(Phase::Waiting, 0, None);
     let _lock = shelf.lock(waiting).await?;
-    reconsider(&shelf, &name, spec).await?;
+    reconsider(shelf, &name, spec).await?;
     let known = shelf.record(&name);
     if let Some(record) = known.as_ref().filter(|record| pinned(record)) {
         return Ok(here(record));
     }
-    let errand = download::Errand {
-        source,
-        spec,
-        settings,
-        shelf: &shelf,
-        part: (part, parts),
-        observer,
-    };
     let known = known.filter(|_| !spec.is_pinned());
     match errand.run(known.as_ref()).await {
         Ok(record) => Ok(here(&record)),

@@ -27,6 +27,8 @@ pub use retry::Patience;
 pub(super) struct Errand<'a> {
     pub(super) source: &'a Source,
     pub(super) spec: &'a Spec,
+    /// The hub's revision to ask for.
+    pub(super) revision: Option<&'a str>,
     pub(super) settings: &'a Settings,
     pub(super) shelf: &'a Shelf,
     /// Which part, counted from 1, of how many.
@@ -143,7 +145,7 @@ impl Errand<'_> {
                 });
             };
             tracing::warn!(source = %self.source, tries, ?wait, why, "download interrupted");
-            self.report(Phase::Retrying { wait, why }, &partial);
+            self.told(Phase::Retrying { wait, why }, &partial);
             tokio::time::sleep(wait).await;
         }
     }
@@ -155,14 +157,19 @@ impl Errand<'_> {
         }
     }
 
-    fn report(&self, phase: Phase, partial: &Partial) {
+    pub(super) fn report(&self, phase: Phase, done: u64, total: Option<u64>) {
         self.observer.observe(&Progress {
             phase,
             part: self.part.0,
             parts: self.part.1,
-            done: partial.at,
-            total: (partial.notes.total > 0).then_some(partial.notes.total),
+            done,
+            total,
         });
+    }
+
+    fn told(&self, phase: Phase, partial: &Partial) {
+        let total = partial.notes.total;
+        self.report(phase, partial.at, (total > 0).then_some(total));
     }
 
     /// What an earlier worker left, hashed again; else nothing.
@@ -186,7 +193,7 @@ impl Errand<'_> {
             Some(notes) => {
                 partial.notes = notes;
                 partial.pieced = true;
-                self.report(Phase::Verifying, &partial);
+                self.told(Phase::Verifying, &partial);
                 (partial.hash, partial.at) = hash(&mut partial.file).await?;
             }
             None => partial.file.set_len(0).await?,
@@ -221,7 +228,7 @@ impl Errand<'_> {
         }
         let is_hub = matches!(self.source, Source::Hub { .. });
         let what = self.source.to_string();
-        let url = endpoints::url(self.source, self.spec.revision.as_deref(), self.settings)
+        let url = endpoints::url(self.source, self.revision, self.settings)
             .map_err(|detail| Failure::Final(self.denied(detail)))?;
         let hub_token = self.settings.hub_token.as_ref().filter(|_| is_hub);
         let mut answer = caller
@@ -339,7 +346,7 @@ impl Errand<'_> {
     async fn take(&self, mut answer: Answer, partial: &mut Partial) -> Result<Outcome, Failure> {
         let total = partial.notes.total;
         let mut head = Vec::new();
-        self.report(Phase::Downloading, partial);
+        self.told(Phase::Downloading, partial);
         let broken = loop {
             let chunk = match answer.response.chunk().await {
                 Ok(Some(chunk)) => chunk,
@@ -371,7 +378,7 @@ impl Errand<'_> {
             if let Err(error) = partial.push(&chunk).await {
                 return Err(self.unwritten(error, partial));
             }
-            self.report(Phase::Downloading, partial);
+            self.told(Phase::Downloading, partial);
             if partial.at == total {
                 return Ok(Outcome::Whole);
             }

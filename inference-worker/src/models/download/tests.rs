@@ -791,6 +791,44 @@ async fn all_parts_of_a_split_model_are_brought() {
 }
 
 #[tokio::test]
+async fn all_parts_of_a_hubs_model_are_of_one_commit() {
+    let folder = tempfile::tempdir().unwrap();
+    let part = |number: u32| {
+        let sample = Sample::empty()
+            .u32("split.no", number)
+            .u32("split.count", 2);
+        sample.string("general.architecture", "llama").bytes()
+    };
+    let headers = vec![
+        ("x-repo-commit", "abc123".to_owned()),
+        ("location", "/blob".to_owned()),
+    ];
+    let script = [
+        Act::Status(302, headers),
+        Act::Serve,
+        Act::Change(part(1)),
+        Act::Serve,
+    ];
+    let server = Server::start(part(0), script).await;
+    let mut set = settings();
+    set.hub = server.url("/").parse().unwrap();
+    let spec = Spec::parse(
+        "hf://o/r/a-00001-of-00002.gguf",
+        None,
+        None,
+        Floating::Allowed,
+        PlainHttp::Loopback,
+    );
+    let artifact = obtain(&spec.unwrap(), &set, &Cache::at(folder.path()), &quiet)
+        .await
+        .unwrap();
+    assert_eq!(artifact.commit.as_deref(), Some("abc123"));
+    let seen = &server.stage.lock().unwrap().seen;
+    assert_eq!(seen[0].0, "/o/r/resolve/main/a-00001-of-00002.gguf");
+    assert_eq!(seen[2].0, "/o/r/resolve/abc123/a-00002-of-00002.gguf");
+}
+
+#[tokio::test]
 async fn local_files_are_used_where_they_lie() {
     let folder = tempfile::tempdir().unwrap();
     let file = model(1);

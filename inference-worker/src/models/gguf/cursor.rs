@@ -4,8 +4,8 @@ use std::io::{ErrorKind, Read};
 
 use super::GgufError;
 
-/// A head longer than this is refused; the largest vocabularies with merges take some 30 MiB.
-pub(super) const HEAD_LIMIT: u64 = 256 << 20;
+/// A head longer than this is refused; large vocabularies with merges and templates take some 15 MiB.
+pub(super) const HEAD_LIMIT: u64 = 128 << 20;
 
 /// A reader that counts. `size` is the whole file's.
 pub(super) struct Cursor<R> {
