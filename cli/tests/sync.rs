@@ -578,7 +578,7 @@ async fn configuration_and_response_owners_go_over_mutual_tls() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let own = files_of(folder.path(), "controller", "127.0.0.1", &ca);
-    let own = identity::Server::load(own, Role::DataPlane).unwrap();
+    let own = identity::Server::load(own, &[Role::DataPlane]).unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = server.clone();
     let running = tokio::spawn(async move {

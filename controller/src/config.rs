@@ -119,7 +119,7 @@ impl SyncFlags {
             key: file(key, "--sync-key"),
             authorities: file(authorities, "--sync-ca"),
         };
-        let server = Server::load(identity, Role::DataPlane)?;
+        let server = Server::load(identity, &[Role::DataPlane])?;
         Ok(ListenSync::Tls(address, server))
     }
 }

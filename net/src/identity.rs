@@ -48,7 +48,7 @@ pub struct Identity {
 #[derive(Debug)]
 pub struct Server {
     config: Reloading<ServerConfig, 3>,
-    role: Role,
+    roles: &'static [Role],
 }
 
 /// Why a connection is not a peer's.
@@ -58,14 +58,10 @@ pub enum Refused {
     #[error("its TLS handshake took longer than {} s", HANDSHAKE.as_secs())]
     TooSlow,
     /// It is one of ours, and something else.
-    #[error(
-        "its certificate names no {role}: its SAN must hold the DNS name '{}' or the URI '{}'",
-        role.dns_name(),
-        role.uri()
-    )]
+    #[error("its certificate names no {}", role::described(.roles))]
     Role {
-        /// What it should be.
-        role: Role,
+        /// What it should be: one of these.
+        roles: &'static [Role],
     },
     /// No certificate, another authority's, an expired one, or no TLS at all.
     #[error("{0}")]
@@ -73,15 +69,15 @@ pub enum Refused {
 }
 
 impl Server {
-    /// Reads the files. Clients have to be of this role.
+    /// Reads the files. Clients have to be of one of these roles.
     ///
     /// # Errors
     /// [`PemError`] names the file and its flag.
-    pub fn load(identity: Identity, role: Role) -> Result<Self, PemError> {
+    pub fn load(identity: Identity, roles: &'static [Role]) -> Result<Self, PemError> {
         let config = Reloading::load(identity.files(), move |[certificate, key, authorities]| {
-            server_config(certificate, key, authorities, role)
+            server_config(certificate, key, authorities, roles)
         })?;
-        Ok(Self { config, role })
+        Ok(Self { config, roles })
     }
 
     /// Does the handshake on an accepted connection.
@@ -94,7 +90,7 @@ impl Server {
         let handshake = TlsAcceptor::from(self.config.current()).accept(tcp);
         match tokio::time::timeout(HANDSHAKE, handshake).await {
             Ok(Ok(tls)) => Ok(Stream::Tls(Box::new(TlsStream::Server(tls)))),
-            Ok(Err(error)) if lacks_role(&error) => Err(Refused::Role { role: self.role }),
+            Ok(Err(error)) if lacks_role(&error) => Err(Refused::Role { roles: self.roles }),
             Ok(Err(error)) => Err(Refused::Handshake(error)),
             Err(_) => Err(Refused::TooSlow),
         }
@@ -192,7 +188,7 @@ fn server_config(
     certificate: &Pem,
     key: &Pem,
     authorities: &Pem,
-    role: Role,
+    roles: &'static [Role],
 ) -> Result<ServerConfig, PemError> {
     let roots = Arc::new(authorities.roots()?);
     let chain = WebPkiClientVerifier::builder_with_provider(roots, provider())
@@ -201,7 +197,7 @@ fn server_config(
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .map_err(|error| certificate.unusable(error))?
-        .with_client_cert_verifier(Arc::new(RoleVerifier::new(chain, role)))
+        .with_client_cert_verifier(Arc::new(RoleVerifier::new(chain, roles)))
         .with_single_cert(certificate.chain()?, key.key()?)
         .map_err(|error| key.mismatch(certificate, error))?;
     config.session_storage = Arc::new(NoServerSessionStorage {});

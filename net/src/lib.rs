@@ -8,3 +8,4 @@ pub mod identity;
 pub mod logging;
 pub mod stream;
 pub mod tls;
+pub mod unix;

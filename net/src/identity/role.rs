@@ -8,11 +8,13 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 use webpki::EndEntityCert;
 
-/// What a client may be to a controller. It stands in the certificate's SAN.
+/// What a client may be to a controller or a worker. It stands in the certificate's SAN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Takes configuration and asks for response owners.
+    /// Takes configuration and asks for response owners; asks workers for answers.
     DataPlane,
+    /// Watches workers.
+    Controller,
 }
 
 impl Role {
@@ -20,6 +22,7 @@ impl Role {
     pub fn dns_name(self) -> &'static str {
         match self {
             Self::DataPlane => "dataplane",
+            Self::Controller => "controller",
         }
     }
 
@@ -27,6 +30,7 @@ impl Role {
     pub fn uri(self) -> &'static str {
         match self {
             Self::DataPlane => "bodhi:dataplane",
+            Self::Controller => "bodhi:controller",
         }
     }
 
@@ -46,21 +50,31 @@ impl std::fmt::Display for Role {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::DataPlane => "data plane",
+            Self::Controller => "controller",
         })
     }
 }
 
-/// First the chain, then the role. A wrong role fails with
+/// The roles, and what a certificate has to hold to name each.
+pub(super) fn described(roles: &[Role]) -> String {
+    let one = |role: &Role| {
+        let (dns, uri) = (role.dns_name(), role.uri());
+        format!("{role}: its SAN must hold the DNS name '{dns}' or the URI '{uri}'")
+    };
+    roles.iter().map(one).collect::<Vec<_>>().join(", nor a ")
+}
+
+/// First the chain, then the role, which has to be one of these. A wrong one fails with
 /// [`CertificateError::ApplicationVerificationFailure`], which the client sees as `access_denied`.
 #[derive(Debug)]
 pub(super) struct RoleVerifier {
     chain: Arc<dyn ClientCertVerifier>,
-    role: Role,
+    roles: &'static [Role],
 }
 
 impl RoleVerifier {
-    pub(super) fn new(chain: Arc<dyn ClientCertVerifier>, role: Role) -> Self {
-        Self { chain, role }
+    pub(super) fn new(chain: Arc<dyn ClientCertVerifier>, roles: &'static [Role]) -> Self {
+        Self { chain, roles }
     }
 }
 
@@ -78,7 +92,7 @@ impl ClientCertVerifier for RoleVerifier {
         let verified = self
             .chain
             .verify_client_cert(end_entity, intermediates, now)?;
-        match self.role.is_named_by(end_entity) {
+        match self.roles.iter().any(|role| role.is_named_by(end_entity)) {
             true => Ok(verified),
             false => Err(CertificateError::ApplicationVerificationFailure.into()),
         }

@@ -74,7 +74,7 @@ impl Running {
         let (folder, ca) = (tempfile::tempdir().unwrap(), Authority::new("ours"));
         let identity = write(folder.path(), "server", ca.issue(vec![loopback()]), &ca.pem);
         Self {
-            server: Arc::new(Server::load(identity, Role::DataPlane).unwrap()),
+            server: Arc::new(Server::load(identity, &[Role::DataPlane]).unwrap()),
             listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),
             folder,
             ca,
@@ -137,7 +137,7 @@ async fn other_roles_are_refused_by_name_and_the_client_is_told() {
         assert!(matches!(
             refused,
             Refused::Role {
-                role: Role::DataPlane
+                roles: [Role::DataPlane]
             }
         ));
         assert_eq!(
@@ -281,14 +281,14 @@ fn faults_name_the_file_and_its_flag() {
             ca,
         );
         let as_client = Client::load(identity.clone(), "localhost", 1).unwrap_err();
-        let as_server = Server::load(identity, Role::DataPlane).unwrap_err();
+        let as_server = Server::load(identity, &[Role::DataPlane]).unwrap_err();
         for text in [as_client.to_string(), as_server.to_string()] {
             assert!(text.starts_with(file) && text.contains(why), "{text}");
         }
     }
     let mut identity = write(folder.path(), "client", (certificate, key), &ca.pem);
     identity.key.path = folder.path().join("none");
-    let text = Server::load(identity, Role::DataPlane)
+    let text = Server::load(identity, &[Role::DataPlane])
         .unwrap_err()
         .to_string();
     assert!(
@@ -305,7 +305,7 @@ async fn watched_files_are_looked_at_every_ten_seconds() {
     let pair = || ca.issue(vec![loopback()]);
     let files = write(folder.path(), "server", pair(), &ca.pem).files();
     let load = Reloading::load(files, |[certificate, key, authorities]| {
-        server_config(certificate, key, authorities, Role::DataPlane)
+        server_config(certificate, key, authorities, &[Role::DataPlane])
     });
     let reloading = Arc::new(load.unwrap());
     let before = reloading.current();
