@@ -133,8 +133,22 @@ pub trait Model: Send + Sync + 'static {
     /// A chooser of tokens for one answer to `prompt`. It may take milliseconds where there is a
     /// grammar.
     fn sampler(&self, request: SamplerRequest<'_>) -> Result<Box<dyn Sampler>, SamplerError>;
+    /// The tokens around a text with a gap; `None`: the model was not trained to fill gaps.
+    fn infill(&self) -> Option<Infill>;
     /// A query and a document as a ranking model reads them.
     fn pair(&self, query: &str, document: &str) -> Vec<Token>;
+}
+
+/// What a prompt with a gap is made of: `prefix`, what comes before, `suffix`, what comes after,
+/// `middle`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Infill {
+    /// Before what comes before.
+    pub prefix: Token,
+    /// Before what comes after.
+    pub suffix: Token,
+    /// Where the answer begins.
+    pub middle: Token,
 }
 
 /// How control tokens are treated when text is tokenized.

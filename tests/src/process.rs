@@ -59,7 +59,13 @@ fn build(folder: &Path) -> Result<(), String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command
-        .args(["build", "--workspace", "--bins"])
+        .args([
+            "build",
+            "--workspace",
+            "--exclude",
+            "bodhi-worker",
+            "--bins",
+        ])
         .current_dir(env!("CARGO_MANIFEST_DIR"));
     if let Some(target) = folder.parent() {
         command.env("CARGO_TARGET_DIR", target);

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    DecodeError, Engine, Model, Purpose, Row, Sampler, SamplerRequest, Shape, Special, Token,
+    DecodeError, Engine, Infill, Model, Purpose, Row, Sampler, SamplerRequest, Shape, Special,
+    Token,
 };
 use crate::sampling::{Params, SamplerError};
 use crate::slots::SlotId;
@@ -223,6 +224,10 @@ impl Model for Bytes {
             read: request.prompt.to_vec(),
             answer: answer.into_iter(),
         }))
+    }
+
+    fn infill(&self) -> Option<Infill> {
+        None
     }
 
     fn pair(&self, query: &str, document: &str) -> Vec<Token> {

@@ -15,8 +15,8 @@ use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::{LogOptions, send_logs_to_tracing};
 
 use super::{
-    DecodeError, Engine, Model, Pooling, Purpose, Row, Sampler, SamplerRequest, Shape, Special,
-    Token,
+    DecodeError, Engine, Infill, Model, Pooling, Purpose, Row, Sampler, SamplerRequest, Shape,
+    Special, Token,
 };
 use crate::sampling::{ChainSampler, Params, SamplerError};
 use crate::slots::SlotId;
@@ -58,6 +58,8 @@ pub enum CacheType {
     /// 16 bits.
     #[default]
     F16,
+    /// 16 bits, in the range of 32.
+    Bf16,
     /// 8 bits and a scale; needs flash attention.
     Q8,
     /// 4 bits and a scale; needs flash attention.
@@ -176,6 +178,11 @@ fn backend() -> Result<&'static LlamaBackend, LoadError> {
 }
 
 impl LlamaEngine {
+    /// The model's vocabulary.
+    pub fn vocabulary(&self) -> Arc<LlamaVocabulary> {
+        Arc::clone(&self.model)
+    }
+
     /// Loads a model, makes its context and computes a first token. `progress` is told how much has been
     /// loaded, from 0 to 1. Takes as long as reading the file does.
     ///
@@ -316,6 +323,7 @@ fn context_params(settings: &Settings, capacity: u32, batch: u32) -> LlamaContex
     let cache_type = match settings.cache_type {
         CacheType::F32 => KvCacheType::F32,
         CacheType::F16 => KvCacheType::F16,
+        CacheType::Bf16 => KvCacheType::BF16,
         CacheType::Q8 => KvCacheType::Q8_0,
         CacheType::Q4 => KvCacheType::Q4_0,
     };
@@ -540,6 +548,16 @@ impl Model for LlamaVocabulary {
             request.grammar,
             request.prompt,
         )?))
+    }
+
+    fn infill(&self) -> Option<Infill> {
+        let vocab = self.model.vocab();
+        let known = |token: LlamaToken| Token::try_from(token.0).ok();
+        Some(Infill {
+            prefix: known(vocab.fim_pre())?,
+            suffix: known(vocab.fim_suf())?,
+            middle: known(vocab.fim_mid())?,
+        })
     }
 
     fn pair(&self, query: &str, document: &str) -> Vec<Token> {

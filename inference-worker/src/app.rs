@@ -1,0 +1,208 @@
+//! The worker put together: the only place that constructs its rooms and connects them.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bodhi_net::{drain, logging};
+use bodhi_proto::chat::Phase;
+use tokio::net::TcpListener;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::Admin;
+use crate::config::{Config, Flags};
+use crate::exit::{Fatal, Reason};
+use crate::grpc::{Listener, Service};
+use crate::metrics::Counters;
+use crate::serving::Serving;
+use crate::start::{Starter, start};
+use crate::state::{State, describe};
+
+/// The exit code of a wrong command line, as clap has it.
+const USAGE: u8 = 2;
+/// How long last words may take to reach those who watch.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// The program: serves until it is told to end, and answers the exit code.
+pub fn main(flags: Flags, starter: impl Starter) -> ExitCode {
+    logging::start();
+    let termination_log = flags.termination_log.clone();
+    let config = match flags.judge() {
+        Ok(config) => config,
+        Err(error) => {
+            tracing::error!(%error, "the worker cannot start");
+            return ExitCode::from(USAGE);
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    let ended = match runtime {
+        Ok(runtime) => {
+            let stop = told_to_stop(config.flags.exit_with_parent);
+            let ended = runtime.block_on(run(config, starter, stop));
+            // A load that is under way cannot be ended, and must not be waited for.
+            runtime.shutdown_background();
+            ended
+        }
+        Err(error) => Err(Fatal::new(
+            Reason::EngineFailed,
+            format!("no threads: {error}"),
+        )),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fatal) => {
+            fatal.tell(termination_log.as_deref());
+            ExitCode::from(fatal.reason.code())
+        }
+    }
+}
+
+/// SIGTERM, SIGINT, or the parent's end.
+async fn told_to_stop(with_parent: bool) {
+    let parent = async {
+        match with_parent {
+            true => parent_gone().await,
+            false => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        told = drain::terminate() => {
+            if let Err(error) = told {
+                tracing::error!(%error, "signals cannot be watched");
+                std::future::pending::<()>().await;
+            }
+        }
+        () = parent => tracing::info!("standard input was closed"),
+    }
+}
+
+/// Returns when standard input ends: the parent holds its other end, and the system closes it
+/// however the parent ends. Reading it needs a thread of its own, which nobody waits for.
+async fn parent_gone() {
+    let (gone, ended) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        let _ = gone.send(());
+    });
+    let _ = ended.await;
+}
+
+/// Starts a model, serves it until `stop`, and goes down in good order. Watching is possible
+/// from the first moment on.
+///
+/// # Errors
+/// Why it could not start, or not go on; it was told to all who watch.
+pub async fn run(
+    config: Config,
+    starter: impl Starter,
+    stop: impl Future<Output = ()>,
+) -> Result<(), Fatal> {
+    let state = Arc::new(State::default());
+    let counters = Arc::new(Counters::default());
+    if let Some(address) = config.flags.admin_listen {
+        let listener = TcpListener::bind(address).await.map_err(|error| {
+            let message = format!("cannot listen on {address} (admin): {error}");
+            Fatal::new(Reason::CannotListen, message)
+        })?;
+        let admin = Admin {
+            state: Arc::clone(&state),
+            counters: Arc::clone(&counters),
+        };
+        tokio::spawn(admin.serve(listener));
+    }
+    let service = Service::new(Arc::clone(&state), Arc::clone(&counters));
+    let in_flight = service.in_flight();
+    let listener = Listener::bind(&config.listen).await?;
+    tracing::info!(listen = %config.listen, alias = config.flags.alias(), "listening");
+    let closed = CancellationToken::new();
+    let server = tokio::spawn(service.serve(listener, closed.clone().cancelled_owned()));
+    tokio::spawn(tell(Arc::clone(&state)));
+
+    let ended = tokio::select! {
+        fatal = live(&config, starter, &state) => Err(fatal),
+        () = stop => Ok(()),
+    };
+    match &ended {
+        Ok(()) => {
+            state.move_to(Phase::Draining);
+            // Either way it is over: those who took too long are told so.
+            let _ = timeout(config.flags.drain(), in_flight.ended()).await;
+        }
+        Err(fatal) => state.move_to(Phase::Failed(fatal.failure())),
+    }
+    in_flight.cut();
+    // Before the connections end: later the path may be a successor's.
+    config.listen.forget();
+    closed.cancel();
+    let _ = timeout(FAREWELL, server).await;
+    ended
+}
+
+/// Lives until something fatal happens.
+async fn live(config: &Config, starter: impl Starter, state: &Arc<State>) -> Fatal {
+    match start(starter, &config.flags, state).await {
+        Ok(serving) => {
+            let serving = Arc::new(serving);
+            state.ready(Arc::clone(&serving));
+            tokio::select! {
+                fatal = hangs(&serving, Duration::from_secs(config.flags.hang)) => fatal,
+                fatal = exhausts(&serving) => fatal,
+            }
+        }
+        Err(fatal) => fatal,
+    }
+}
+
+/// Returns when the engine has worked on one step for longer than `patience`. A model runtime
+/// that hangs cannot be talked to, only ended, and that by ending the process.
+async fn hangs(serving: &Serving, patience: Duration) -> Fatal {
+    let period = (patience / 10).clamp(Duration::from_millis(50), Duration::from_secs(5));
+    loop {
+        sleep(period).await;
+        if let Some(busy) = serving.runner.busy_for()
+            && busy >= patience
+        {
+            let seconds = busy.as_secs();
+            let message =
+                format!("the engine has not got on for {seconds} s although requests wait");
+            return Fatal::new(Reason::EngineHung, message);
+        }
+    }
+}
+
+/// Returns when too many threads are lost to chat templates that do not come back.
+async fn exhausts(serving: &Serving) -> Fatal {
+    match &serving.pool {
+        Some(pool) => pool.exhausted().await,
+        None => std::future::pending().await,
+    }
+    let message = "the threads for chat templates are all stuck";
+    Fatal::new(Reason::ChatTemplateInvalid, message)
+}
+
+/// Logs each phase, and its progress in steps of ten percent.
+async fn tell(state: Arc<State>) {
+    let mut phase = state.watch();
+    let mut told = String::new();
+    loop {
+        let now = phase.borrow_and_update().clone();
+        let step = match &now {
+            Phase::Downloading(progress) | Phase::Loading(progress) => {
+                progress.percent().map(|percent| percent / 10)
+            }
+            _ => None,
+        };
+        let line = format!("{:?}{step:?}", std::mem::discriminant(&now));
+        if line != told {
+            tracing::info!("{}", describe(&now));
+            told = line;
+        }
+        if phase.changed().await.is_err() {
+            return;
+        }
+    }
+}

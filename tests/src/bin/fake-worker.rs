@@ -1,0 +1,58 @@
+//! `bodhi-worker` without llama.cpp: the same flags, the same service, and an engine that says
+//! what the prompt tells it to (`bodhi_worker::engine::fake`).
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use bodhi_worker::app;
+use bodhi_worker::config::Flags;
+use bodhi_worker::exit::Reason;
+use bodhi_worker::start::fake::{Fake, File};
+use clap::Parser;
+
+/// A worker without a model, for tests
+#[derive(Parser)]
+struct Cli {
+    #[command(flatten)]
+    flags: Flags,
+    /// Obtain what --model names, as a real worker does; else a download is pretended
+    #[arg(long, conflicts_with = "fake_download")]
+    fake_obtain: bool,
+    /// How long it pretends to download
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 0)]
+    fake_download: u64,
+    /// How long it pretends to load
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 0)]
+    fake_load: u64,
+    /// What a step of the engine takes
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 0)]
+    fake_step: u64,
+    /// What each token of a step takes besides
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 0)]
+    fake_token: u64,
+    /// Fail with this reason instead of becoming ready, such as InsufficientMemory
+    #[arg(long, value_name = "REASON", value_parser = reason)]
+    fake_fail: Option<Reason>,
+}
+
+fn reason(text: &str) -> Result<Reason, String> {
+    let named = Reason::ALL
+        .into_iter()
+        .find(|reason| reason.as_str() == text);
+    named.ok_or_else(|| format!("'{text}' is no reason"))
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let fake = Fake {
+        file: match cli.fake_obtain {
+            true => File::Obtained,
+            false => File::Pretended(Duration::from_millis(cli.fake_download)),
+        },
+        load: Duration::from_millis(cli.fake_load),
+        step: Duration::from_micros(cli.fake_step),
+        token: Duration::from_micros(cli.fake_token),
+        fail: cli.fake_fail,
+    };
+    app::main(cli.flags, fake)
+}
