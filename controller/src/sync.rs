@@ -9,6 +9,7 @@
 mod acks;
 mod guard;
 mod hub;
+mod link;
 mod owners;
 mod serve;
 mod services;
@@ -16,6 +17,7 @@ mod session;
 
 pub use acks::{Acks, Applied, Plane};
 pub use guard::Held;
+pub use link::{Demand, Demands};
 pub use owners::{OwnersError, OwnersFuture, ResponseOwner, ResponseOwners, StoreOwners};
 pub use serve::{Connector, ServeError};
 
@@ -30,6 +32,7 @@ use bodhi_proto::sync::{Deny, Mark, Revision, Source};
 use tokio::sync::watch;
 
 use self::hub::Hub;
+use self::link::Links;
 
 /// What a server needs to know of its surroundings.
 pub struct Config {
@@ -94,6 +97,7 @@ pub struct Published {
 #[derive(Clone)]
 pub struct Server {
     hub: Arc<Hub>,
+    links: Arc<Links>,
     owners: Arc<dyn ResponseOwners>,
 }
 
@@ -102,6 +106,7 @@ impl Server {
     pub fn new(config: Config) -> Self {
         Self {
             hub: Arc::new(Hub::new(config.name)),
+            links: Arc::new(Links::new()),
             owners: config.owners,
         }
     }
@@ -130,6 +135,11 @@ impl Server {
     /// Wakes whenever [`Server::acks`] may have changed. The value means nothing.
     pub fn acks_changed(&self) -> watch::Receiver<u64> {
         self.hub.acks_changed()
+    }
+
+    /// What local models are asked, as the connected data planes tell.
+    pub fn demands(&self) -> watch::Receiver<Arc<Demands>> {
+        self.links.demands()
     }
 
     /// Which connected data planes refuse the token that was revoked at `revision`.

@@ -273,7 +273,7 @@ impl Inner {
         }
         let state = &self.state;
         let urgent = keys.iter().any(|key| {
-            let removable = matches!(key.kind, Kind::Credential | Kind::Token);
+            let removable = matches!(key.kind, Kind::Credential | Kind::Token | Kind::Endpoint);
             removable && state.get(key.kind, &key.name).is_none()
         });
         for session in self.sessions.values_mut() {

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bodhi_net::identity;
 use bodhi_proto::wire::sync::config_sync_server::ConfigSyncServer;
+use bodhi_proto::wire::sync::fleet_server::FleetServer;
 use bodhi_proto::wire::sync::responses_server::ResponsesServer;
 use futures_util::Stream;
 use futures_util::future::BoxFuture;
@@ -22,6 +23,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::{Connected, Router};
 
 use super::Server;
+use super::link::FleetService;
 use super::services::{ResponsesService, SyncService};
 use super::session::MAX_AGE;
 
@@ -135,6 +137,8 @@ impl Server {
     fn router(&self) -> Router {
         let sync = ConfigSyncServer::new(SyncService(Arc::clone(&self.hub)))
             .max_decoding_message_size(UP_MAX);
+        let fleet = FleetServer::new(FleetService(Arc::clone(&self.links)))
+            .max_decoding_message_size(UP_MAX);
         let responses = ResponsesServer::new(ResponsesService(Arc::clone(&self.owners)))
             .max_decoding_message_size(64 << 10);
         tonic::transport::Server::builder()
@@ -145,6 +149,7 @@ impl Server {
             .http2_keepalive_timeout(Some(Duration::from_secs(5)))
             .max_connection_age(MAX_AGE)
             .add_service(sync)
+            .add_service(fleet)
             .add_service(responses)
     }
 }
