@@ -20,4 +20,4 @@ if [ ! -d "$cache/$version" ]; then
 fi
 
 export BODHI_CHAT_TEMPLATES=$cache/$version
-cargo test -p bodhi-worker --test families -- --include-ignored
+cargo test -p bodhi-worker --lib --test families -- --ignored

@@ -27,7 +27,6 @@ const WITHOUT_CALLS: &[&str] = &[
     "HuggingFaceTB-SmolLM3-3B",
     "LFM2-8B-A1B",
     "LFM2.5-Instruct",
-    "Mistral-Small-3.2-24B-Instruct-2506",
     "deepseek-ai-DeepSeek-R1-Distill-Llama-8B",
     "ibm-granite-granite-3.3-2B-Instruct",
     "llama-cpp-rwkv-world",

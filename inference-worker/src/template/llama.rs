@@ -248,6 +248,8 @@ fn json_of(request: &Request, mark: char) -> String {
         "continue": request.continues,
         "json_schema": request.json_schema,
         "mark": mark,
+        // Tests compare what was derived at load with what llama.cpp derives anew.
+        "analyze": false,
     })
     .to_string()
 }
@@ -343,4 +345,116 @@ fn most_open(text: &str) -> usize {
         }
     }
     most
+}
+
+#[cfg(test)]
+mod tests {
+    use bodhi_proto::chat::{AssistantPart, Reasoning, Tool, ToolCall, ToolChoice};
+
+    use super::*;
+
+    fn text(text: &str) -> Vec<Part> {
+        vec![Part::Text(text.into())]
+    }
+
+    fn conversations() -> Vec<(Conversation, OutputFormat)> {
+        let user = |words: &str| Message::User {
+            name: None,
+            content: text(words),
+        };
+        let model = |words: &str| Message::Assistant(vec![AssistantPart::Text(words.into())]);
+        let schema = r#"{"type": "object", "properties": {"city": {"type": "string"}}}"#;
+        let greeting = Conversation {
+            messages: vec![user("Hello")],
+            ..Conversation::default()
+        };
+        let tools = Conversation {
+            tools: vec![Tool {
+                name: "weather".into(),
+                description: None,
+                parameters: Some(schema.into()),
+                strict: false,
+            }],
+            ..greeting.clone()
+        };
+        let call = AssistantPart::ToolCall(ToolCall {
+            id: "abcdefghi".into(),
+            name: "weather".into(),
+            arguments: r#"{"city":"Zürich"}"#.into(),
+        });
+        let thought = AssistantPart::Reasoning {
+            text: "Hm.".into(),
+            signature: None,
+        };
+        let long = Conversation {
+            messages: vec![
+                Message::System(text("Be brief.")),
+                user("How is it?"),
+                Message::Assistant(vec![thought, call]),
+                Message::Tool {
+                    call: "abcdefghi".into(),
+                    name: None,
+                    content: text("sunny"),
+                    failed: false,
+                },
+                model("Sunny."),
+                user("Thanks"),
+            ],
+            template_arguments: Some(r#"{"persona": "pirate"}"#.into()),
+            ..tools.clone()
+        };
+        let required = Conversation {
+            tool_choice: ToolChoice::Required,
+            parallel_tool_calls: Some(false),
+            ..tools.clone()
+        };
+        let continued = Conversation {
+            messages: vec![user("Count."), model("One,")],
+            reasoning: Reasoning::Off,
+            ..Conversation::default()
+        };
+        let json = OutputFormat::JsonSchema {
+            name: None,
+            schema: schema.into(),
+        };
+        vec![
+            (greeting.clone(), OutputFormat::Text),
+            (greeting, json),
+            (tools, OutputFormat::Text),
+            (long, OutputFormat::Text),
+            (required, OutputFormat::Text),
+            (continued, OutputFormat::Text),
+        ]
+    }
+
+    /// What is derived once from a template serves each request as well as deriving it anew.
+    #[test]
+    #[ignore = "needs the templates: scripts/chat-templates.sh"]
+    fn renders_as_llama_cpp_does() {
+        let folder = std::env::var_os("BODHI_CHAT_TEMPLATES").expect("a folder is named");
+        let mut compared = 0;
+        for entry in std::fs::read_dir(folder).expect("the folder can be read") {
+            let path = entry.expect("an entry").path();
+            if path.extension().is_none_or(|ending| ending != "jinja") {
+                continue;
+            }
+            let source = std::fs::read_to_string(&path).expect("a template is text");
+            let template = shim::Template::new(&source, "", "").expect("valid");
+            for (conversation, output) in conversations() {
+                let request = Request::new(&conversation, &output).expect("a request");
+                let known = json_of(&request, '\u{fdd0}');
+                let anew = known.replace("\"analyze\":false", "\"analyze\":true");
+                assert_ne!(known, anew);
+                let answers = [known, anew].map(|request| {
+                    template
+                        .render(&request)
+                        .map(|(answer, _)| answer)
+                        .map_err(|error| words(&error))
+                });
+                assert_eq!(answers[0], answers[1], "{}", path.display());
+                compared += usize::from(answers[0].is_ok());
+            }
+        }
+        assert!(compared > 300, "only {compared} compared");
+    }
 }
