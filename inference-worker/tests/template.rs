@@ -52,6 +52,9 @@ const HERMES: &str = r#"
 {% endif -%}
 {%- endif -%}"#;
 
+/// That of the model that people try first.
+const DEMO: &str = include_str!("../../tests/models/chat_template.jinja");
+
 fn source(template: &str) -> Source {
     Source {
         default: Some(template.into()),
@@ -490,4 +493,47 @@ async fn holds_output_to_json() {
                 .is_some()
         );
     }
+}
+
+#[tokio::test]
+async fn the_demo_model_calls_tools_and_writes_json() {
+    let template = Template::load(source(DEMO), Pool::new(1))
+        .await
+        .expect("valid");
+    let mut conversation = with_tools(ToolChoice::Auto);
+    conversation.messages.extend([
+        called(&[("get_weather", r#"{"city":"Bern"}"#), ("get_time", "{}")]),
+        tool_says("call_0", "sunny"),
+        tool_says("call_1", "noon"),
+    ]);
+    let rendered = template
+        .render(&conversation, &OutputFormat::Text)
+        .await
+        .expect("it renders");
+    let prompt = rendered.prompt.concat();
+    assert!(
+        prompt.ends_with(
+            "<|im_start|>assistant\n<tool_call>\n\
+             {\"name\": \"get_weather\", \"arguments\": {\"city\": \"Bern\"}}\n</tool_call>\n\
+             <tool_call>\n{\"name\": \"get_time\", \"arguments\": {}}\n</tool_call><|im_end|>\n\
+             <|im_start|>tool\n<tool_response>\nsunny\n</tool_response><|im_end|>\n\
+             <|im_start|>tool\n<tool_response>\nnoon\n</tool_response><|im_end|>\n\
+             <|im_start|>assistant\n"
+        ),
+        "{prompt}"
+    );
+    assert!(rendered.grammar.is_some());
+    let answer = "<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Bern\"}}\n\
+                  </tool_call>\n<tool_call>\n{\"name\": \"get_time\", \"arguments\": {}}\n</tool_call>";
+    let heard = whole(&rendered, answer).await;
+    let names: Vec<_> = heard.calls.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["get_weather", "get_time"]);
+
+    let hello = common::conversation(vec![asks("Hello")]);
+    let rendered = template
+        .render(&hello, &OutputFormat::JsonObject)
+        .await
+        .expect("it renders");
+    assert!(rendered.grammar.is_some());
+    assert_eq!(whole(&rendered, "{\"a\": 1}").await.text, "{\"a\": 1}");
 }
