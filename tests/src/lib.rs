@@ -6,6 +6,7 @@
 //! - [`apart`]: the same as two programs, each of which can be killed.
 //! - [`authority`]: certificates made for one run.
 //! - [`wire`]: a client that sends exact bytes and tells how an answer ended.
+//! - [`told`]: what a stream told a client.
 //! - [`process`]: programs with their output, which is searched for secrets at the end.
 
 pub mod apart;
@@ -15,4 +16,5 @@ pub mod manifests;
 pub mod process;
 pub mod provider;
 pub mod scripted;
+pub mod told;
 pub mod wire;

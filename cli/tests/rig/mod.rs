@@ -1,0 +1,317 @@
+//! One local model without a controller behind it: a real data plane, real worker processes with
+//! the fake engine, and a test that says when which of them is served.
+
+use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroU32;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use bodhi_controller::sync::{
+    Config, OwnersFuture, Publication, ResponseOwner, ResponseOwners, Server, Tokens,
+};
+use bodhi_dataplane::app::DataPlane;
+use bodhi_dataplane::config::{self, AccessLogTo};
+use bodhi_dataplane::control::{self, Connect};
+use bodhi_net::drain::{self, Drain, Times};
+use bodhi_proto::names::{ObjectRef, TokenId};
+use bodhi_proto::snapshot::*;
+use bodhi_proto::sync::{Revision, Source};
+use bodhi_tests::gateway::PROMPT;
+use bodhi_tests::process::{Process, binary, eventually};
+use bodhi_tests::wire::{self, Response, Wire};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+/// The served name.
+pub(crate) const MODEL: &str = "local";
+const TOKEN: &str = "token-of-the-rig";
+const CHAT: &str = "/v1/chat/completions";
+
+/// A data plane that serves one local model.
+pub(crate) struct Rig {
+    // First, so that the programs end before their folder goes.
+    workers: Mutex<u32>,
+    server: Server,
+    revision: Mutex<u64>,
+    address: SocketAddr,
+    admin: SocketAddr,
+    _drain: Drain,
+    _runtime: Runtime,
+    folder: TempDir,
+}
+
+/// A worker process.
+pub(crate) struct Worker {
+    pub(crate) process: Process,
+    endpoint: Arc<WorkerEndpoint>,
+    admin: SocketAddr,
+}
+
+/// Nobody asks for responses here.
+struct NoOwners;
+
+impl ResponseOwners for NoOwners {
+    fn record(&self, _: String, _: ResponseOwner) -> OwnersFuture<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn find(&self, _: String) -> OwnersFuture<'_, Option<ResponseOwner>> {
+        Box::pin(async { Ok(None) })
+    }
+}
+
+fn alias() -> ObjectRef {
+    ObjectRef::alias("bodhi", MODEL)
+}
+
+/// A pool that waits for workers as long and with as many requests as it may by default.
+pub(crate) fn pool(state: PoolState) -> Pool {
+    Pool {
+        object: alias(),
+        features: LocalFeatures {
+            chat: true,
+            completions: true,
+            ..LocalFeatures::default()
+        },
+        balancing: Balancing::LeastLoad,
+        hold_timeout: Duration::from_secs(300),
+        max_held: 64,
+        system_prompt: None,
+        state,
+    }
+}
+
+fn served() -> ServedName {
+    ServedName {
+        key: ServedKey::parse(&format!("general/exact/{MODEL}")).expect("a name"),
+        owner: alias(),
+        created: 1,
+        visibility: Visibility::Public,
+        serving: Serving::Routes(vec![Route {
+            upstream: alias(),
+            model: RouteModel::AsAsked,
+            exposed: None,
+            weight: NonZeroU32::MIN,
+            priority: 0,
+        }]),
+        max_output_tokens: None,
+        defaults: None,
+    }
+}
+
+fn token() -> Token {
+    Token {
+        id: TokenId::parse("rig").expect("an id"),
+        hash: TokenHash::of(TOKEN.as_bytes()),
+        owner: "ann".into(),
+        scope: Scope::User,
+        expires: None,
+        models: None,
+        output_caps: Vec::new(),
+        limits: TokenLimits::default(),
+    }
+}
+
+fn free_port() -> anyhow::Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+impl Rig {
+    /// Starts the data plane with this pool and no worker.
+    pub(crate) fn start(pool: Pool) -> anyhow::Result<Self> {
+        let runtime = Runtime::new()?;
+        let entered = runtime.enter();
+        let server = Server::new(Config {
+            name: "rig".to_owned(),
+            owners: Arc::new(NoOwners),
+        });
+        let config = config::Config {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            admin_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            threads: 2,
+            limits: bodhi_dataplane::proxy::Limits::default(),
+            body_memory: 256 << 20,
+            access_log: AccessLogTo::Off,
+            tls: None,
+            drain: Times::default(),
+            anonymous: false,
+        };
+        let link = control::Config {
+            node: "plane-0".to_owned(),
+            connect: Connect::InProcess(server.in_process()),
+            disk: None,
+        };
+        let (drain, signal) = drain::channel();
+        let plane = runtime.block_on(DataPlane::start(&config, link, None))?;
+        let (address, admin) = (plane.address(), plane.admin_address()?);
+        runtime.spawn(plane.serve(signal));
+        drop(entered);
+        let rig = Self {
+            workers: Mutex::new(0),
+            server,
+            revision: Mutex::new(0),
+            address,
+            admin,
+            _drain: drain,
+            _runtime: runtime,
+            folder: tempfile::tempdir()?,
+        };
+        rig.publish(Publication {
+            upstreams: Some(Vec::new()),
+            served_names: Some(vec![Arc::new(served())]),
+            credentials: Some(Vec::new()),
+            policy: Some(Arc::default()),
+            tokens: Tokens::All(vec![Arc::new(token())]),
+            pools: Some(vec![Arc::new(pool)]),
+            endpoints: Some(Vec::new()),
+            marks: vec![
+                (Source::Files, Revision::number(1)),
+                (Source::Store, Revision::number(1)),
+            ],
+        })?;
+        Ok(rig)
+    }
+
+    /// Starts a worker, which nobody calls until it is [served](Rig::serve), and waits until it
+    /// is ready.
+    pub(crate) fn worker(&self, arguments: &[&str]) -> anyhow::Result<Worker> {
+        let mut number = self.workers.lock().expect("no test panicked");
+        *number += 1;
+        let socket = self.folder.path().join(format!("{number}.sock"));
+        let admin = free_port()?;
+        let mut command = Command::new(binary("fake-worker")?);
+        command
+            .args(["--model", "fake", "--exit-with-parent"])
+            .args(["--admin-listen", &admin.to_string()])
+            .arg("--listen")
+            .arg(format!("unix:{}", socket.display()))
+            .args(arguments);
+        let mut process = Process::start("fake-worker", command)?;
+        process.keep_secret(PROMPT);
+        let ready = wire::request("GET", "/readyz", &[], b"");
+        eventually("a worker to be ready", || {
+            wire::call(admin, &ready).ok().filter(|a| a.status == 200)
+        })
+        .with_context(|| process.printed())?;
+        let slots = arguments.iter().skip_while(|a| **a != "--parallel-slots");
+        let slots = slots.skip(1).find_map(|n| n.parse().ok()).unwrap_or(4);
+        let endpoint = Arc::new(WorkerEndpoint {
+            id: WorkerId {
+                pool: alias(),
+                worker: number.to_string().into(),
+            },
+            address: WorkerAddress::Unix(socket.into()),
+            slots,
+        });
+        Ok(Worker {
+            process,
+            endpoint,
+            admin,
+        })
+    }
+
+    /// From now on these workers are called, and no others.
+    pub(crate) fn serve<'a>(
+        &self,
+        workers: impl IntoIterator<Item = &'a Worker>,
+    ) -> anyhow::Result<()> {
+        let workers = workers.into_iter().map(|w| Arc::clone(&w.endpoint));
+        self.publish(Publication {
+            endpoints: Some(workers.collect()),
+            ..Publication::default()
+        })
+    }
+
+    /// Publishes and waits until the data plane has it.
+    fn publish(&self, mut publication: Publication) -> anyhow::Result<()> {
+        let mut revision = self.revision.lock().expect("no test panicked");
+        *revision += 1;
+        let now = Revision::number(*revision);
+        publication.marks.push((Source::Workers, now));
+        self.server.publish(publication);
+        eventually("the data plane to follow", || {
+            (self.server.acks().containing(Source::Workers, now) > 0).then_some(())
+        })
+    }
+
+    /// The bytes of a chat request that the fake engine answers with `script`.
+    pub(crate) fn request(&self, script: &str, stream: bool) -> Vec<u8> {
+        self.chat(json!({
+            "model": MODEL,
+            "stream": stream,
+            "messages": [{"role": "user", "content": format!("{PROMPT} {script}")}],
+        }))
+    }
+
+    fn chat(&self, body: Value) -> Vec<u8> {
+        let headers = [
+            ("authorization", "Bearer token-of-the-rig"),
+            ("content-type", "application/json"),
+        ];
+        wire::request("POST", CHAT, &headers, body.to_string().as_bytes())
+    }
+
+    /// A connection on which nothing was sent.
+    pub(crate) fn connect(&self) -> anyhow::Result<Wire> {
+        Wire::connect(self.address)
+    }
+
+    /// Asks and waits for the answer.
+    pub(crate) fn ask(&self, script: &str, stream: bool) -> anyhow::Result<Response> {
+        wire::call(self.address, &self.request(script, stream))
+    }
+
+    /// Asks without waiting for the answer.
+    pub(crate) fn send(&self, script: &str, stream: bool) -> anyhow::Result<Wire> {
+        let mut wire = self.connect()?;
+        wire.send(&self.request(script, stream))?;
+        Ok(wire)
+    }
+
+    /// Requests at workers, and requests that wait for one.
+    pub(crate) fn demand(&self) -> anyhow::Result<(u64, u64)> {
+        let count = |state| {
+            let name = format!("bodhi_pool_requests{{alias=\"bodhi/{MODEL}\",state=\"{state}\"}}");
+            metric(self.admin, &name)
+        };
+        Ok((count("running")?, count("held")?))
+    }
+
+    /// Waits for that demand.
+    pub(crate) fn demands(&self, running: u64, held: u64) -> anyhow::Result<()> {
+        eventually(&format!("{running} running and {held} held"), || {
+            let now = self.demand().ok()?;
+            (now == (running, held)).then_some(())
+        })
+        .with_context(|| format!("in the end: {:?}", self.demand()))
+    }
+}
+
+impl Worker {
+    /// Requests in slots, and requests that wait for one.
+    pub(crate) fn load(&self) -> anyhow::Result<(u64, u64)> {
+        let busy = metric(self.admin, "bodhi_worker_slots_busy")?;
+        Ok((busy, metric(self.admin, "bodhi_worker_queued_requests")?))
+    }
+
+    /// Waits for that load.
+    pub(crate) fn has(&self, busy: u64, queued: u64) -> anyhow::Result<()> {
+        eventually(&format!("{busy} slots in use and {queued} queued"), || {
+            (self.load().ok()? == (busy, queued)).then_some(())
+        })
+        .with_context(|| format!("in the end: {:?}", self.load()))
+    }
+}
+
+/// A number that `/metrics` shows.
+fn metric(admin: SocketAddr, name: &str) -> anyhow::Result<u64> {
+    let page = wire::call(admin, &wire::request("GET", "/metrics", &[], b""))?;
+    ensure!(page.status == 200, "/metrics answered {}", page.status);
+    let text = page.text();
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let number = line.with_context(|| format!("no {name} in:\n{text}"))?;
+    Ok(number.trim().parse()?)
+}

@@ -1,0 +1,329 @@
+//! Local models under stress: a real data plane and worker processes that are late, full, killed
+//! or left by their clients. `BODHI_SOAK` runs the repeated ones at full length.
+
+#![expect(clippy::expect_used, reason = "what cannot go on fails the test")]
+
+mod rig;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use bodhi_proto::snapshot::{Pool, PoolState};
+use bodhi_tests::told::Told;
+use bodhi_tests::wire::{End, Response};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+
+use rig::{Rig, pool};
+
+/// The end of a whole stream on the wire.
+const LAST: &[u8] = b"data: [DONE]\n\n\r\n0\r\n\r\n";
+
+/// As many as by default, or in a soak.
+fn rounds(default: usize, soak: usize) -> usize {
+    match std::env::var_os("BODHI_SOAK") {
+        None => default,
+        Some(_) => soak,
+    }
+}
+
+/// A refusal in the envelope, with how long to wait where waiting helps.
+fn refused(answer: &Response, status: u16, code: &str) -> anyhow::Result<()> {
+    let said = answer.json();
+    let good = answer.status == status
+        && said["error"]["code"] == code
+        && answer.header("x-bodhi-error-source") == Some("gateway")
+        && (!matches!(status, 429 | 503) || answer.header("retry-after").is_some());
+    ensure!(
+        good,
+        "expected {status} {code}, got {} {:?} {}",
+        answer.status,
+        answer.headers,
+        answer.text()
+    );
+    Ok(())
+}
+
+/// A stream that is whole.
+fn whole(answer: &Response, text: &str) -> anyhow::Result<()> {
+    let told = Told::read(answer)?;
+    let good = answer.end == End::Complete
+        && told.done
+        && told.finish(0) == Some("stop")
+        && told.text(0) == text;
+    ensure!(good, "not whole ({:?}): {}", answer.end, answer.text());
+    Ok(())
+}
+
+/// A stream whose worker was lost: what was said so far, the error, and the connection aborted.
+fn lost(answer: &Response, text: &str) -> anyhow::Result<()> {
+    let told = Told::read(answer)?;
+    let code = told.error.as_ref().map(|error| &error["code"]);
+    let good = answer.end != End::Complete
+        && code.is_some_and(|code| code == "worker_lost")
+        && !told.done
+        && told.finish(0).is_none()
+        && text.starts_with(&told.text(0));
+    ensure!(good, "not cut ({:?}): {}", answer.end, answer.text());
+    Ok(())
+}
+
+/// What the fake engine says to `<<n>>`.
+fn words(n: usize) -> String {
+    "word ".chars().cycle().take(n).collect()
+}
+
+#[test]
+fn requests_that_wait_for_a_worker_are_let_go_as_it_has_slots() -> anyhow::Result<()> {
+    let rig = Rig::start(Pool {
+        max_held: 6,
+        ..pool(PoolState::Starting)
+    })?;
+    let mut waiting = Vec::new();
+    for n in 0..6 {
+        waiting.push(rig.send("<<100>>", n % 2 == 0)?);
+    }
+    rig.demands(0, 6)?;
+    refused(&rig.ask("<<1>>", true)?, 429, "queue_full")?;
+
+    // A hundred steps of 2 ms each, so that there is time to look.
+    let worker = rig.worker(&["--parallel-slots", "2", "--fake-step", "2000"])?;
+    rig.serve([&worker])?;
+    rig.demands(2, 4)?;
+    let watched = thread::scope(|scope| {
+        let answers = scope.spawn(|| {
+            let answers = waiting.iter_mut().map(|wire| wire.response());
+            answers.collect::<Result<Vec<_>, _>>()
+        });
+        let mut most = 0;
+        while !answers.is_finished() {
+            let (running, _) = rig.demand()?;
+            let (_, queued) = worker.load()?;
+            ensure!(queued == 0, "{queued} were let go without a slot");
+            most = most.max(running);
+        }
+        let answers = answers.join().expect("no panic")?;
+        anyhow::Ok((answers, most))
+    });
+    let (answers, most) = watched?;
+    ensure!(most <= 2, "{most} were let go together");
+    for (n, answer) in answers.iter().enumerate() {
+        match n % 2 == 0 {
+            true => whole(answer, &words(100))?,
+            false => ensure!(answer.status == 200, "{}", answer.text()),
+        }
+    }
+    rig.demands(0, 0)
+}
+
+#[test]
+fn waiting_ends_in_time() -> anyhow::Result<()> {
+    let hold = Duration::from_millis(300);
+    let rig = Rig::start(Pool {
+        hold_timeout: hold,
+        ..pool(PoolState::Asleep)
+    })?;
+    let begun = Instant::now();
+    let answer = rig.ask("<<1>>", true)?;
+    let waited = begun.elapsed();
+    refused(&answer, 503, "model_loading")?;
+    ensure!(waited >= hold && waited < hold * 10, "after {waited:?}");
+    rig.demands(0, 0)
+}
+
+#[test]
+fn a_client_that_leaves_waits_no_more() -> anyhow::Result<()> {
+    let rig = Rig::start(pool(PoolState::Starting))?;
+    let (left, mut stays) = (rig.send("<<1>>", true)?, rig.send("<<1>>", true)?);
+    rig.demands(0, 2)?;
+    drop(left);
+    rig.demands(0, 1)?;
+    let worker = rig.worker(&[])?;
+    rig.serve([&worker])?;
+    whole(&stays.response()?, &words(1))
+}
+
+#[test]
+fn a_full_worker_refuses_and_another_is_asked() -> anyhow::Result<()> {
+    let rig = Rig::start(pool(PoolState::Ready))?;
+    let one = [
+        "--parallel-slots",
+        "1",
+        "--queue",
+        "1",
+        "--fake-step",
+        "2000",
+    ];
+    let full = rig.worker(&one)?;
+    rig.serve([&full])?;
+    let mut first = rig.send("<<500>>", true)?;
+    full.has(1, 0)?;
+    let mut second = rig.send("<<1>>", true)?;
+    full.has(1, 1)?;
+    refused(&rig.ask("<<1>>", true)?, 429, "queue_full")?;
+    refused(&rig.ask("<<1>>", false)?, 429, "queue_full")?;
+
+    let free = rig.worker(&[])?;
+    rig.serve([&full, &free])?;
+    whole(&rig.ask("<<2>>", true)?, &words(2))?;
+    whole(&first.response()?, &words(500))?;
+    whole(&second.response()?, &words(1))
+}
+
+/// F8: a worker that went away before the data plane heard of it costs no request.
+#[test]
+fn a_worker_that_is_gone_is_passed_over() -> anyhow::Result<()> {
+    let rig = Rig::start(pool(PoolState::Ready))?;
+    let (mut gone, stays) = (rig.worker(&[])?, rig.worker(&[])?);
+    rig.serve([&gone, &stays])?;
+    for _ in 0..4 {
+        whole(&rig.ask("<<3>>", true)?, &words(3))?;
+    }
+    gone.process.kill();
+    for n in 0..20 {
+        match n % 2 == 0 {
+            true => whole(&rig.ask("<<3>>", true)?, &words(3))?,
+            false => {
+                let answer = rig.ask("<<3>>", false)?;
+                ensure!(answer.status == 200, "{}", answer.text());
+            }
+        }
+    }
+    rig.serve([&gone])?;
+    refused(&rig.ask("<<3>>", true)?, 502, "worker_lost")?;
+    rig.demands(0, 0)
+}
+
+#[test]
+fn a_killed_worker_cuts_its_own_answers_and_no_others() -> anyhow::Result<()> {
+    let rig = Rig::start(pool(PoolState::Ready))?;
+    let slow = ["--fake-step", "1000"];
+    let mut workers = [rig.worker(&slow)?, rig.worker(&slow)?];
+    let long = words(400);
+    for round in 0..rounds(5, 100) {
+        rig.serve(&workers)?;
+        // The less busy one gets the next: each has one stream and one other request.
+        let mut streams = Vec::new();
+        let mut documents = Vec::new();
+        for _ in 0..2 {
+            streams.push(rig.send("<<400>>", true)?);
+        }
+        rig.demands(2, 0)?;
+        for _ in 0..2 {
+            documents.push(rig.send("<<400>>", false)?);
+        }
+        for worker in &workers {
+            worker.has(2, 0)?;
+        }
+        for stream in &mut streams {
+            stream.read_until(|bytes| memchr::memmem::find(bytes, b"\"content\":\"w").is_some())?;
+        }
+        let victim = round % 2;
+        workers[victim].process.kill();
+        let killed = Instant::now();
+        let (mut cut, mut kept) = (0, 0);
+        for stream in &mut streams {
+            let answer = stream.response()?;
+            match Told::read(&answer)?.error {
+                Some(_) => {
+                    lost(&answer, &long)?;
+                    cut += 1;
+                }
+                None => {
+                    whole(&answer, &long)?;
+                    kept += 1;
+                }
+            }
+        }
+        ensure!((cut, kept) == (1, 1), "{cut} cut, {kept} whole");
+        let (mut cut, mut kept) = (0, 0);
+        for document in &mut documents {
+            let answer = document.response()?;
+            match answer.status {
+                200 => {
+                    let said = answer.json();
+                    let content = &said["choices"][0]["message"]["content"];
+                    ensure!(*content == long.as_str(), "{said}");
+                    kept += 1;
+                }
+                _ => {
+                    refused(&answer, 502, "worker_lost")?;
+                    cut += 1;
+                }
+            }
+        }
+        ensure!((cut, kept) == (1, 1), "{cut} cut, {kept} whole");
+        rig.demands(0, 0)?;
+        ensure!(killed.elapsed() < Duration::from_secs(10));
+        workers[victim] = rig.worker(&slow)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn clients_that_leave_at_any_moment_leave_every_slot_free() -> anyhow::Result<()> {
+    let seed: u64 = std::env::var("BODHI_SEED").map_or(Ok(1), |text| text.parse())?;
+    let clients = rounds(200, 1000);
+    eprintln!("{clients} clients with BODHI_SEED={seed}");
+    let rig = Rig::start(pool(PoolState::Ready))?;
+    let arguments = ["--fake-step", "300", "--queue", "256"];
+    let workers = [rig.worker(&arguments)?, rig.worker(&arguments)?];
+    rig.serve(&workers)?;
+    let threads = 16;
+    let leave = |thread: usize| {
+        let mut random = StdRng::seed_from_u64(seed + thread as u64);
+        for _ in 0..clients.div_ceil(threads) {
+            let stream = random.random_bool(0.7);
+            let request = rig.request("<<200>>", stream);
+            let mut wire = rig.connect()?;
+            match random.random_range(0..5) {
+                // While it sends, at once, after a while, in the middle, never.
+                0 => wire.send(&request[..random.random_range(1..request.len())])?,
+                1 => wire.send(&request)?,
+                2 => {
+                    wire.send(&request)?;
+                    thread::sleep(Duration::from_millis(random.random_range(0..40)));
+                }
+                3 if stream => {
+                    wire.send(&request)?;
+                    let enough = random.random_range(1..20_000);
+                    // Pieces join when clients are slow, so the end may come before that.
+                    wire.read_until(|bytes| bytes.len() >= enough || bytes.ends_with(LAST))?;
+                }
+                _ => {
+                    wire.send(&request)?;
+                    let answer = wire.response()?;
+                    match stream {
+                        true => whole(&answer, &words(200))?,
+                        false => ensure!(answer.status == 200, "{}", answer.text()),
+                    }
+                }
+            }
+        }
+        anyhow::Ok(())
+    };
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads)
+            .map(|n| scope.spawn(move || leave(n)))
+            .collect();
+        let ended = threads.into_iter().map(|t| t.join().expect("no panic"));
+        ended.collect::<anyhow::Result<()>>()
+    })?;
+    rig.demands(0, 0)?;
+    for worker in &workers {
+        worker.has(0, 0)?;
+    }
+    // Every slot is there for others: as many at once as there are, and none waits.
+    let mut all = Vec::new();
+    for _ in 0..8 {
+        all.push(rig.send("<<300>>", true)?);
+    }
+    for worker in &workers {
+        worker.has(4, 0)?;
+    }
+    for wire in &mut all {
+        whole(&wire.response()?, &words(300))?;
+    }
+    Ok(())
+}
