@@ -23,7 +23,7 @@ use crate::slots::SlotId;
 
 pub use job::{Job, MAX_CHOICES, SubmitError};
 pub use stream::{End, JobError, JobStream, Piece, Update};
-pub use thread::{Options, Runner};
+pub use thread::{Options, Runner, StartError};
 
 /// A token's number in the model's vocabulary.
 pub type Token = u32;
@@ -100,6 +100,12 @@ pub trait Engine: Send + 'static {
     fn shape(&self) -> Shape;
     /// What of it may be used from any thread.
     fn model(&self) -> Arc<dyn Model>;
+    /// Computes something small, so that the first step need not allocate what it can keep. It is the
+    /// first call on the thread that all steps are computed on: OpenMP keeps helpers for every thread
+    /// that computes, and when it counts more of them than cores, they sleep at every barrier.
+    fn warm_up(&mut self) -> Result<(), DecodeError> {
+        Ok(())
+    }
     /// Reads tokens. They are ordered by slot, and continue what lies there.
     fn decode(&mut self, rows: &[Row]) -> Result<(), DecodeError>;
     /// The logits after an output row of the last step, one for each token of the vocabulary.
@@ -109,8 +115,8 @@ pub trait Engine: Send + 'static {
     fn keep(&mut self, slot: SlotId, keep: usize) -> usize;
     /// Makes a slot begin with the first `keep` tokens of another. Answers how many it has then.
     fn copy(&mut self, from: SlotId, to: SlotId, keep: usize) -> usize;
-    /// A slot's state, and its size in bytes; `None`: it cannot be had.
-    fn save(&mut self, slot: SlotId) -> Option<(Self::Saved, usize)>;
+    /// A slot's state, and its size in bytes; `None`: it is larger than `most`, or cannot be had.
+    fn save(&mut self, slot: SlotId, most: usize) -> Option<(Self::Saved, usize)>;
     /// Makes a slot what was saved. Answers whether it is.
     fn restore(&mut self, slot: SlotId, saved: &Self::Saved) -> bool;
     /// The vector of each input, which all fit into one step, with at most one for each slot.

@@ -77,8 +77,7 @@ pub struct Scheduler<S> {
     running: Vec<Option<Running>>,
     cache: HostCache<S>,
     budget: Budget,
-    /// The slot whose prompt is the next to be read.
-    turn: usize,
+    admissions: u64,
     plan: Plan,
 }
 
@@ -88,6 +87,8 @@ struct Running {
     /// Chosen, but not yet read.
     next: Option<Token>,
     chosen: usize,
+    /// The number of its admission.
+    admission: u64,
 }
 
 impl Running {
@@ -110,7 +111,7 @@ impl<S> Scheduler<S> {
             running: (0..limits.slots).map(|_| None).collect(),
             cache: HostCache::new(limits.cache),
             budget: Budget::new(limits.gap, limits.batch),
-            turn: 0,
+            admissions: 0,
             plan: Plan::default(),
         }
     }
@@ -175,7 +176,9 @@ impl<S> Scheduler<S> {
             task,
             next: None,
             chosen: 0,
+            admission: self.admissions,
         });
+        self.admissions += 1;
         Some(admission)
     }
 
@@ -197,21 +200,8 @@ impl<S> Scheduler<S> {
         let answering = |running: &&Running| running.next.is_some();
         self.plan.answering = self.running.iter().flatten().filter(answering).count();
         let room = self.limits.batch - self.plan.answering;
-        let mut prompts = self.budget.prompt_tokens(self.plan.answering).min(room);
-        let slots = self.running.len();
-        let mut parts = vec![0; slots];
-        let first = self.turn;
-        for index in (0..slots).map(|offset| (first + offset) % slots) {
-            if let Some(running) = &self.running[index]
-                && running.next.is_none()
-                && prompts > 0
-            {
-                let unread = running.task.prompt.len() - self.pool.tokens(slot(index)).len();
-                parts[index] = unread.min(prompts);
-                prompts -= parts[index];
-                self.turn = (index + 1) % slots;
-            }
-        }
+        let prompts = self.budget.prompt_tokens(self.plan.answering).min(room);
+        let parts = self.share_out(prompts);
         // By slot: a cache in separate streams computes neighbours together, and nothing else.
         for (index, part) in parts.into_iter().enumerate() {
             if let Some(running) = &self.running[index] {
@@ -304,6 +294,33 @@ impl<S> Scheduler<S> {
             self.pool.clear(idle);
             self.plan.evict.push(idle);
         }
+    }
+
+    /// How much each slot reads of its prompt, of so many tokens together. What is nearly read comes
+    /// first, so that few wait for many; but the oldest gets half, so that a long prompt is not passed
+    /// over for ever.
+    fn share_out(&self, mut tokens: usize) -> Vec<usize> {
+        let mut parts = vec![0; self.running.len()];
+        // Slot, tokens that are still to be read, and when it came.
+        let mut waiting: Vec<(usize, usize, u64)> = (0..)
+            .zip(&self.running)
+            .filter_map(|(index, running)| {
+                let running = running.as_ref().filter(|it| it.next.is_none())?;
+                let read = self.pool.tokens(slot(index)).len();
+                Some((index, running.task.prompt.len() - read, running.admission))
+            })
+            .collect();
+        if let Some((oldest, unread, _)) = waiting.iter().min_by_key(|(_, _, age)| age) {
+            parts[*oldest] = (*unread).min(tokens.div_ceil(2));
+            tokens -= parts[*oldest];
+        }
+        waiting.sort_by_key(|(_, unread, age)| (*unread, *age));
+        for (index, unread, _) in waiting {
+            let more = (unread - parts[index]).min(tokens);
+            parts[index] += more;
+            tokens -= more;
+        }
+        parts
     }
 
     fn slot_of(&self, task: TaskId) -> Option<SlotId> {

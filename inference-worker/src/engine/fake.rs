@@ -134,10 +134,10 @@ impl Engine for FakeEngine {
         self.keep(to, keep)
     }
 
-    fn save(&mut self, slot: SlotId) -> Option<(Vec<Token>, usize)> {
+    fn save(&mut self, slot: SlotId, most: usize) -> Option<(Vec<Token>, usize)> {
         let tokens = self.slots[slot.index()].clone();
         let bytes = tokens.len() * size_of::<Token>();
-        Some((tokens, bytes))
+        (bytes <= most).then_some((tokens, bytes))
     }
 
     fn restore(&mut self, slot: SlotId, saved: &Vec<Token>) -> bool {

@@ -135,9 +135,6 @@ pub enum LoadError {
         /// In llama.cpp's words.
         reason: String,
     },
-    /// The first token could not be computed.
-    #[error("the model does not run: {0}")]
-    WarmUp(DecodeError),
     /// A setting is impossible.
     #[error("{0}")]
     Setting(&'static str),
@@ -183,7 +180,7 @@ impl LlamaEngine {
         Arc::clone(&self.model)
     }
 
-    /// Loads a model, makes its context and computes a first token. `progress` is told how much has been
+    /// Loads a model and makes its context. `progress` is told how much has been
     /// loaded, from 0 to 1. Takes as long as reading the file does.
     ///
     /// The model stays in memory until the process ends: one process serves one model.
@@ -237,37 +234,14 @@ impl LlamaEngine {
                 slots: shape.slots,
                 reason: error.to_string(),
             })?;
-        let mut engine = Self {
+        Ok(Self {
             context,
             batch: LlamaBatch::new(shape.batch, 1),
             model: Arc::new(LlamaVocabulary::new(model)),
             shape,
             layout: settings.layout,
             copying: false,
-        };
-        engine.warm_up().map_err(LoadError::WarmUp)?;
-        Ok(engine)
-    }
-
-    /// Makes llama.cpp allocate what it allocates with the first step.
-    fn warm_up(&mut self) -> Result<(), DecodeError> {
-        let vocab = self.model.model.vocab();
-        let token = [vocab.bos(), vocab.eos()]
-            .into_iter()
-            .find(|token| token.0 >= 0)
-            .map_or(0, |token| token.0 as Token);
-        if self.shape.purpose == Purpose::Generate {
-            self.decode(&[Row {
-                slot: SlotId(0),
-                token,
-                position: 0,
-                output: true,
-            }])?;
-        } else {
-            self.embed(&[&[token]])?;
-        }
-        self.context.clear_kv_cache();
-        Ok(())
+        })
     }
 
     fn run(&mut self) -> Result<(), DecodeError> {
@@ -374,6 +348,26 @@ impl Engine for LlamaEngine {
         Arc::clone(&self.model) as Arc<dyn Model>
     }
 
+    fn warm_up(&mut self) -> Result<(), DecodeError> {
+        let vocab = self.model.model.vocab();
+        let token = [vocab.bos(), vocab.eos()]
+            .into_iter()
+            .find(|token| token.0 >= 0)
+            .map_or(0, |token| token.0 as Token);
+        if self.shape.purpose == Purpose::Generate {
+            self.decode(&[Row {
+                slot: SlotId(0),
+                token,
+                position: 0,
+                output: true,
+            }])?;
+        } else {
+            self.embed(&[&[token]])?;
+        }
+        self.context.clear_kv_cache();
+        Ok(())
+    }
+
     fn decode(&mut self, rows: &[Row]) -> Result<(), DecodeError> {
         self.batch.clear();
         for row in rows {
@@ -424,15 +418,18 @@ impl Engine for LlamaEngine {
         self.keep(to, keep)
     }
 
-    fn save(&mut self, slot: SlotId) -> Option<(SeqState, usize)> {
-        if self.copying {
+    fn save(&mut self, slot: SlotId, most: usize) -> Option<(SeqState, usize)> {
+        let everything = LlamaStateSeqFlags::empty();
+        let bytes = self
+            .context
+            .state_seq_get_size_ext(sequence(slot), everything);
+        if self.copying || bytes > most {
             return None;
         }
         let state = self
             .context
-            .state_seq_get(sequence(slot), LlamaStateSeqFlags::empty())
+            .state_seq_get(sequence(slot), everything)
             .ok()?;
-        let bytes = state.byte_len();
         Some((state, bytes))
     }
 

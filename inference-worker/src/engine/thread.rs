@@ -13,7 +13,8 @@ use tokio::sync::oneshot;
 use super::job::check_prompt;
 use super::stream::{self, Sender};
 use super::{
-    End, Engine, Job, JobStream, Model, Purpose, Sampler, SamplerRequest, Shape, SubmitError, Token,
+    DecodeError, End, Engine, Job, JobStream, Model, Purpose, Sampler, SamplerRequest, Shape,
+    SubmitError, Token,
 };
 use driver::Driver;
 
@@ -36,6 +37,17 @@ impl Default for Options {
             cache: 1 << 30,
         }
     }
+}
+
+/// Why an engine does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// There is no thread for it.
+    #[error("the engine has no thread: {0}")]
+    Thread(#[from] io::Error),
+    /// It cannot compute a token.
+    #[error(transparent)]
+    WarmUp(#[from] DecodeError),
 }
 
 /// A running engine. Clones are the same engine; it ends when the last one is gone and the last job is
@@ -99,8 +111,8 @@ impl Gauges {
 }
 
 impl Runner {
-    /// Gives an engine its thread. Errors when there cannot be one more.
-    pub fn start<E: Engine>(engine: E, options: Options) -> io::Result<Self> {
+    /// Gives an engine its thread and lets it warm up there, which takes as long as a token does.
+    pub fn start<E: Engine>(mut engine: E, options: Options) -> Result<Self, StartError> {
         let (commands, inbox) = mpsc::channel();
         let now = Instant::now();
         let shape = engine.shape();
@@ -122,10 +134,20 @@ impl Runner {
             commands,
             gauges: Arc::clone(&gauges),
         };
-        let driver = Driver::new(engine, options, inbox, gauges);
+        let (report, warm) = mpsc::channel();
         std::thread::Builder::new()
             .name("engine".into())
-            .spawn(move || driver.run())?;
+            .spawn(move || {
+                let result = engine.warm_up();
+                let is_warm = result.is_ok();
+                if report.send(result).is_ok() && is_warm {
+                    Driver::new(engine, options, inbox, gauges).run();
+                }
+            })?;
+        match warm.recv() {
+            Ok(result) => result?,
+            Err(_) => return Err(StartError::Thread(io::ErrorKind::BrokenPipe.into())),
+        }
         Ok(runner)
     }
 

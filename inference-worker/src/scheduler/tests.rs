@@ -253,16 +253,25 @@ fn carries_every_answer_in_each_step_while_prompts_are_read() {
 }
 
 #[test]
-fn reads_prompts_in_turn() {
+fn finishes_what_is_nearly_read_and_passes_nobody_over() {
     let mut machine = Machine::new(Limits {
         context: 4096,
         capacity: 3 * 4096,
         ..LIMITS
     });
-    machine.submit(&prompt(100, 0), 1, None);
-    machine.submit(&prompt(100, 5000), 1, None);
-    let served: Vec<u32> = (0..4).map(|_| machine.step()[0].slot.0).collect();
-    assert_eq!(served, [0, 1, 0, 1]);
+    machine.submit(&prompt(200, 0), 1, None);
+    machine.step();
+    machine.submit(&prompt(30, 5000), 1, None);
+    machine.submit(&prompt(31, 9000), 1, None);
+    let counts: Vec<[usize; 3]> = (0..4)
+        .map(|_| {
+            let rows = machine.step();
+            [0, 1, 2].map(|slot| rows.iter().filter(|row| row.slot.0 == slot).count())
+        })
+        .collect();
+    // The long one has half of each step; the others have the rest one after the other.
+    assert_eq!(counts[..3], [[12, 12, 0], [12, 12, 0], [12, 6, 6]]);
+    machine.run();
 }
 
 #[test]

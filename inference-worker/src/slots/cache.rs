@@ -3,6 +3,9 @@
 use super::shared;
 use crate::engine::Token;
 
+/// Every prompt is compared with each of them.
+const MOST: usize = 256;
+
 /// Sequences with their keys and values, of at most so many bytes together.
 #[derive(Debug)]
 pub struct HostCache<S> {
@@ -31,9 +34,9 @@ impl<S> HostCache<S> {
         }
     }
 
-    /// Whether anything is ever kept.
-    pub fn is_enabled(&self) -> bool {
-        self.capacity > 0
+    /// Bytes that it holds at most.
+    pub fn capacity(&self) -> usize {
+        self.capacity
     }
 
     /// Bytes in use.
@@ -81,14 +84,14 @@ impl<S> HostCache<S> {
             used: self.clock,
         });
         self.bytes = self.entries.iter().map(|entry| entry.bytes).sum();
-        while self.bytes > self.capacity {
+        while self.bytes > self.capacity || self.entries.len() > MOST {
             let oldest = self
                 .entries
                 .iter()
                 .enumerate()
                 .min_by_key(|(_, entry)| entry.used)
                 .map(|(index, _)| index)
-                .expect("bytes are in use, so there are entries");
+                .expect("there are entries, or nothing would be too much");
             self.bytes -= self.entries.swap_remove(oldest).bytes;
         }
     }

@@ -144,7 +144,7 @@ impl Pool {
     /// Whether a slot's content should be put aside before all but the first `stays` tokens go.
     pub fn is_worth_saving<S>(&self, slot: SlotId, stays: usize, cache: &HostCache<S>) -> bool {
         let tokens = self.tokens(slot);
-        cache.is_enabled()
+        cache.capacity() > 0
             && tokens.len() >= stays + WORTHWHILE_SAVE
             && !cache.covers(tokens)
             && !self

@@ -44,7 +44,10 @@ impl Starter for Llama {
             Purpose::Embed(_) | Purpose::Rank => Template::plain(),
         };
         let info = info(&artifact, engine.shape().context);
-        let runner = Runner::start(engine, options(flags))
+        let options = options(flags);
+        let runner = tokio::task::spawn_blocking(move || Runner::start(engine, options))
+            .await
+            .map_err(|error| Fatal::new(Reason::EngineFailed, error.to_string()))?
             .map_err(|error| Fatal::new(Reason::EngineFailed, error.to_string()))?;
         Ok(Serving {
             info,
@@ -182,7 +185,7 @@ async fn load(settings: Settings, state: &Arc<State>) -> Result<LlamaEngine, Fat
             LoadError::Model { .. } => Reason::Model(models::Reason::ArtifactCorrupted),
             LoadError::Context { .. } => Reason::Model(models::Reason::InsufficientMemory),
             LoadError::Setting(_) => Reason::InvalidSettings,
-            LoadError::Backend(_) | LoadError::WarmUp(_) => Reason::EngineFailed,
+            LoadError::Backend(_) => Reason::EngineFailed,
         };
         Fatal::new(reason, error.to_string())
     })

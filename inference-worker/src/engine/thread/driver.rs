@@ -209,10 +209,11 @@ impl<E: Engine> Driver<E> {
     /// Makes a slot begin like the prompt that was given to it. Answers how much of it is there.
     fn prepare(&mut self, admission: &Admission) -> usize {
         let placement = admission.placement;
+        let most = self.scheduler.cache().capacity();
         let aside = admission
             .aside
             .as_ref()
-            .and_then(|_| self.engine.save(placement.slot));
+            .and_then(|_| self.engine.save(placement.slot, most));
         let kept = match placement.source {
             Source::Own => self.engine.keep(placement.slot, placement.keep),
             Source::Slot(from) => self.engine.copy(from, placement.slot, placement.keep),
@@ -261,7 +262,8 @@ impl<E: Engine> Driver<E> {
     fn choose(&mut self) {
         let now = Instant::now();
         self.meter.add(self.outputs.len(), now);
-        for output in std::mem::take(&mut self.outputs) {
+        let outputs = std::mem::take(&mut self.outputs);
+        for output in &outputs {
             let (id, choice) = request(output.task);
             let Some(request) = self.requests.get_mut(&id) else {
                 continue;
@@ -293,6 +295,7 @@ impl<E: Engine> Driver<E> {
                 self.requests.remove(&id);
             }
         }
+        self.outputs = outputs;
     }
 
     /// Gives up what the step that failed was made of.

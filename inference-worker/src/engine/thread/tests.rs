@@ -343,8 +343,8 @@ async fn tells_streams_that_the_engine_has_died() {
         ) -> usize {
             self.0.copy(from, to, keep)
         }
-        fn save(&mut self, slot: crate::slots::SlotId) -> Option<(Vec<Token>, usize)> {
-            self.0.save(slot)
+        fn save(&mut self, slot: crate::slots::SlotId, most: usize) -> Option<(Vec<Token>, usize)> {
+            self.0.save(slot, most)
         }
         fn restore(&mut self, slot: crate::slots::SlotId, saved: &Vec<Token>) -> bool {
             self.0.restore(slot, saved)
