@@ -91,6 +91,7 @@ pub(crate) fn complete(
          content-length: {}\r\nconnection: close\r\n\r\n{body}",
         body.len()
     )?;
+    let mut silent = true;
     for line in BufReader::new(socket).lines() {
         let line = line?;
         let Some(data) = line.strip_prefix("data: ") else {
@@ -101,8 +102,11 @@ pub(crate) fn complete(
         if let Some(error) = event.get("error") {
             bail!("llama-server: {error}");
         }
-        // Tokens of incomplete characters come together with the next.
+        // Tokens of incomplete characters come together with the next, or are never sent.
+        let is_last = event["stop"] == true;
         let count = event["tokens"].as_array().map_or(0, Vec::len);
+        let count = if is_last && silent { 1 } else { count };
+        silent &= count == 0;
         if !(0..count).all(|_| token(now)) {
             break;
         }
