@@ -47,7 +47,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Start the gateway on this machine
-    Up(commands::up::Args),
+    Up(Box<commands::up::Args>),
     /// Show ApiModels and Aliases and whether they serve
     Get(commands::get::Args),
     /// Say which object would serve a model, and why the others would not
@@ -80,7 +80,7 @@ fn main() -> ExitCode {
 
 fn run(command: Command, connection: &Connection, output: Output) -> anyhow::Result<Answer> {
     match command {
-        Command::Up(args) => commands::up::run(args, connection.data()?, output),
+        Command::Up(args) => commands::up::run(*args, connection.data()?, output),
         Command::Get(args) => commands::get::run(&args, connection),
         Command::Explain(args) => commands::explain::run(&args, connection),
         Command::Models(command) => commands::models::run(&command, connection),

@@ -10,7 +10,9 @@
 mod aliases;
 mod api_models;
 mod conflicts;
+mod local;
 mod problem;
+mod references;
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +30,7 @@ use ipnet::IpNet;
 use crate::api::{ConditionStatus, ConditionType, Reason};
 use crate::index::{Index, Synced};
 
+pub use local::{LocalModel, Rollout, WorkerSpec};
 pub use problem::{CompiledCondition, ObjectStatus};
 
 use self::conflicts::{Claim, Outcome};
@@ -141,11 +144,21 @@ pub struct Compiled {
     pub credentials: Vec<CompiledCredential>,
     /// Names, in order of their keys; one claim each.
     pub served: Vec<ServedName>,
+    /// Local models that are served, in order of their Aliases.
+    pub locals: Vec<LocalModel>,
     /// What to tell each object's owner, in order of objects.
     pub statuses: Vec<ObjectStatus>,
 }
 
 impl Compiled {
+    /// The local model behind an Alias.
+    pub fn local(&self, object: &ObjectRef) -> Option<&LocalModel> {
+        let found = self
+            .locals
+            .binary_search_by(|model| model.object().cmp(object));
+        found.ok().map(|place| &self.locals[place])
+    }
+
     /// The conditions that keep objects, or parts of them, from serving.
     pub fn problems(&self) -> impl Iterator<Item = (&ObjectRef, &CompiledCondition)> {
         self.statuses.iter().flat_map(|status| {
@@ -169,11 +182,16 @@ pub fn compile(index: &Synced<Index>, keys: &StoredKeys, settings: &Settings) ->
         compiled.served.extend(served_names(object, &outcome));
         compiled.statuses.push(status(object, &outcome));
     }
+    for alias in aliases {
+        let serves = alias.object.claims.iter().any(|claim| outcome.won(claim));
+        compiled.locals.extend(alias.local.filter(|_| serves));
+    }
     for model in models.into_values() {
         compiled.upstreams.extend(model.upstream);
         compiled.credentials.extend(model.credential);
     }
     compiled.served.sort_by(|a, b| a.key.cmp(&b.key));
+    compiled.locals.sort_by(|a, b| a.object().cmp(b.object()));
     compiled.statuses.sort_by(|a, b| a.object.cmp(&b.object));
     compiled
 }

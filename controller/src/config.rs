@@ -36,6 +36,14 @@ pub struct PolicyFlags {
     pub api_keys: Option<String>,
 }
 
+/// Flags of local models, shared by `bodhi-controller` and `bodhi up`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct WorkerFlags {
+    /// The program that runs local models [default: `bodhi-worker` beside this one]
+    #[arg(long, env = "BODHI_WORKER", value_name = "FILE")]
+    pub worker_binary: Option<PathBuf>,
+}
+
 /// Flags of where data planes connect.
 #[derive(Debug, Clone, Default, Args)]
 pub struct SyncFlags {
@@ -223,6 +231,8 @@ pub struct Config {
     pub policy: Policy,
     /// Tokens that the environment sets.
     pub static_tokens: Vec<Arc<Token>>,
+    /// The workers' program; `None`: `bodhi-worker` beside the running one.
+    pub worker_binary: Option<PathBuf>,
 }
 
 #[cfg(test)]

@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use bodhi_controller::app::{Controller, FirstStart};
-use bodhi_controller::config::{Config, ListenSync, PolicyFlags, SyncFlags};
+use bodhi_controller::config::{Config, ListenSync, PolicyFlags, SyncFlags, WorkerFlags};
 use bodhi_net::identity::Server;
 use bodhi_net::{drain, logging};
 use clap::Parser;
@@ -13,6 +14,9 @@ use tokio::net::TcpListener;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// How long requests may run on at workers when the controller stops.
+const DRAIN: Duration = Duration::from_secs(30);
 
 /// Bodhi's controller: compiles resources and feeds data planes
 #[derive(Parser)]
@@ -40,6 +44,9 @@ struct Cli {
 
     #[command(flatten)]
     policy: PolicyFlags,
+
+    #[command(flatten)]
+    worker: WorkerFlags,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -63,6 +70,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         namespace: cli.namespace,
         policy: cli.policy.policy()?,
         static_tokens: cli.policy.static_tokens()?,
+        worker_binary: cli.worker.worker_binary,
     })
     .await?;
     if let FirstStart::Token(token) = controller.first_start().await? {
@@ -91,6 +99,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
                 .await?
         }
     }
+    controller.stop_workers(DRAIN).await;
     Ok(())
 }
 

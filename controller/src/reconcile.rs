@@ -1,7 +1,7 @@
 //! The life of a configuration change: event → index → compile → sync → status.
 //!
-//! One task owns the index and everything compiled from it. It never waits for a data plane;
-//! what those say comes back as acknowledgements and becomes conditions.
+//! One task owns the index and everything compiled from it. It never waits for a data plane or a
+//! worker; what those say comes back and becomes conditions, and workers become endpoints.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,15 +9,20 @@ use std::time::Duration;
 
 use bodhi_proto::names::{ObjectRef, TokenId};
 use bodhi_proto::routing::Table;
-use bodhi_proto::snapshot::{AllowedOrigins, Credential, Policy, Snapshot, Token};
+use bodhi_proto::snapshot::{
+    AllowedOrigins, Credential, Policy, Pool, ServedKey, ServedName, Snapshot, Token,
+    WorkerEndpoint,
+};
 use bodhi_proto::sync::{Revision, Source};
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::compile::{Compiled, CompiledCredential, Settings, StoredKeys, compile};
+use crate::compile::{Compiled, CompiledCredential, LocalModel, Settings, StoredKeys, compile};
 use crate::index::{Index, Resources};
+use crate::pools::{self, Workers};
+use crate::runtime::Runtime;
 use crate::source::{FilesHandle, ResourceEvent};
 use crate::status;
 use crate::store::{Changes, Store, StoreError, StoredKey};
@@ -49,6 +54,8 @@ pub struct Parts {
     pub sync: Server,
     /// Tokens, keys and statuses.
     pub store: Arc<dyn Store>,
+    /// What runs local models.
+    pub runtime: Arc<dyn Runtime>,
     /// The source, to be read again when a list is doubted.
     pub files: FilesHandle,
     /// The operator's word.
@@ -68,6 +75,20 @@ pub struct Reconciler {
     keys: BTreeMap<Arc<str>, StoredKey>,
     /// How far the store is contained.
     store_seq: u64,
+    /// To whoever sizes local models.
+    models: watch::Sender<Arc<Vec<LocalModel>>>,
+    /// Their workers.
+    workers: watch::Receiver<Arc<Workers>>,
+    /// The names that are offered now.
+    offered: BTreeMap<ServedKey, Arc<ServedName>>,
+}
+
+/// What local models add to what is offered.
+struct Local {
+    served: Vec<Arc<ServedName>>,
+    pools: Vec<Arc<Pool>>,
+    endpoints: Vec<Arc<WorkerEndpoint>>,
+    mark: (Source, Revision),
 }
 
 impl Reconciler {
@@ -79,6 +100,14 @@ impl Reconciler {
             ..World::default()
         };
         let (world, reader) = watch::channel(Arc::new(world));
+        let (models, wanted) = watch::channel(Arc::default());
+        let observed = Arc::clone(&parts.runtime.observed().borrow());
+        let (show, workers) = watch::channel(Arc::new(Workers {
+            observed,
+            ..Workers::default()
+        }));
+        let (runtime, sync) = (Arc::clone(&parts.runtime), parts.sync.clone());
+        tokio::spawn(pools::run(runtime, sync, wanted, show));
         let mut reconciler = Self {
             incarnation: persist(|| parts.store.incarnation()).await,
             parts,
@@ -86,6 +115,9 @@ impl Reconciler {
             resources: Resources::default(),
             keys: BTreeMap::new(),
             store_seq: 0,
+            models,
+            workers,
+            offered: BTreeMap::new(),
         };
         let changes = persist(|| reconciler.parts.store.changes_since(0)).await;
         reconciler.publish_first_tokens(changes);
@@ -118,6 +150,10 @@ impl Reconciler {
                         doubted = self.publish_resources();
                         status_due.get_or_insert_with(|| Instant::now() + STATUS_PACE);
                     }
+                }
+                Ok(()) = self.workers.changed() => {
+                    self.publish_workers(doubted);
+                    status_due.get_or_insert_with(|| Instant::now() + STATUS_PACE);
                 }
                 Ok(()) = acks_changed.changed() => {
                     status_due.get_or_insert_with(|| Instant::now() + STATUS_PACE);
@@ -214,8 +250,16 @@ impl Reconciler {
             .map(|(uid, key)| (Arc::clone(uid), key.origin.clone()))
             .collect();
         let compiled = compile(index, &stored, &self.parts.settings);
+        let index = Index::clone(index);
         let upstreams: Vec<_> = compiled.upstreams.iter().cloned().map(Arc::new).collect();
-        let served: Vec<_> = compiled.served.iter().cloned().map(Arc::new).collect();
+        self.models.send_if_modified(|models| {
+            let differs = **models != compiled.locals;
+            if differs {
+                *models = Arc::new(compiled.locals.clone());
+            }
+            differs
+        });
+        let local = self.local(&compiled);
         let credentials: Vec<_> = compiled
             .credentials
             .iter()
@@ -235,15 +279,17 @@ impl Reconciler {
                     .map(|c| (c.object.clone(), Arc::clone(c)))
                     .collect(),
             ),
-            table: Arc::new(Table::build(served.iter().cloned())),
             policy: Arc::new(self.parts.policy.clone()),
-            ..Snapshot::default()
+            ..local.snapshot()
         };
         let published = self.parts.sync.publish(Publication {
             upstreams: Some(upstreams),
-            served_names: Some(served),
+            served_names: Some(local.served),
             credentials: Some(credentials),
+            pools: Some(local.pools),
+            endpoints: Some(local.endpoints),
             marks: vec![
+                local.mark,
                 (Source::Files, self.revision(files)),
                 (Source::Store, self.revision(self.store_seq)),
             ],
@@ -255,7 +301,6 @@ impl Reconciler {
                 "a list lost most of its resources: it is read again before that is believed"
             );
         }
-        let index = Index::clone(index);
         self.world.send_modify(|world| {
             *world = Arc::new(World {
                 index,
@@ -265,6 +310,64 @@ impl Reconciler {
             });
         });
         !published.held.is_empty()
+    }
+
+    /// Offers what workers have changed: themselves, what to expect of their pools, and the names
+    /// that waited for them. Names that are doubted are not offered a second time before they were
+    /// read a second time.
+    fn publish_workers(&mut self, doubted: bool) {
+        if self.resources.synced().is_none() {
+            return;
+        }
+        let compiled = Arc::clone(&self.world.borrow().compiled);
+        let local = self.local(&compiled);
+        let snapshot = local.snapshot();
+        self.parts.sync.publish(Publication {
+            served_names: (!doubted).then_some(local.served),
+            pools: Some(local.pools),
+            endpoints: Some(local.endpoints),
+            marks: vec![local.mark],
+            ..Publication::default()
+        });
+        self.world.send_modify(|world| {
+            let before = &world.snapshot;
+            let snapshot = Snapshot {
+                table: snapshot.table,
+                pools: snapshot.pools,
+                workers: snapshot.workers,
+                ..Snapshot::clone(before)
+            };
+            *world = Arc::new(World {
+                snapshot: Arc::new(snapshot),
+                ..World::clone(world)
+            });
+        });
+    }
+
+    /// What is offered besides upstreams and keys, as workers are now.
+    fn local(&mut self, compiled: &Compiled) -> Local {
+        let workers = Arc::clone(&self.workers.borrow_and_update());
+        let is_upstream = |object: &ObjectRef| {
+            let found = compiled
+                .upstreams
+                .binary_search_by(|u| u.object.cmp(object));
+            found.is_ok()
+        };
+        let served = pools::hold_back(&compiled.served, &self.offered, &workers, is_upstream);
+        self.offered = served
+            .iter()
+            .map(|name| (name.key.clone(), Arc::clone(name)))
+            .collect();
+        let pools = compiled
+            .locals
+            .iter()
+            .map(|model| Arc::new(workers.pool(model)));
+        Local {
+            served,
+            pools: pools.collect(),
+            endpoints: workers.endpoints(),
+            mark: (Source::Workers, self.revision(workers.observed.version)),
+        }
     }
 
     /// The key itself: from its Secret, or from the store.
@@ -293,6 +396,7 @@ impl Reconciler {
             &world.compiled,
             &self.parts.sync.acks(),
             self.revision(files),
+            &self.workers.borrow(),
             &world.statuses,
             Timestamp::now(),
         );
@@ -313,6 +417,29 @@ impl Reconciler {
                 ..World::clone(world)
             });
         });
+    }
+}
+
+impl Local {
+    /// The same as a data plane holds it.
+    fn snapshot(&self) -> Snapshot {
+        let mut workers: BTreeMap<&ObjectRef, Vec<Arc<WorkerEndpoint>>> = BTreeMap::new();
+        for endpoint in &self.endpoints {
+            let of_pool = workers.entry(&endpoint.id.pool).or_default();
+            of_pool.push(Arc::clone(endpoint));
+        }
+        let workers = workers.into_iter();
+        let pools = self.pools.iter();
+        Snapshot {
+            table: Arc::new(Table::build(self.served.iter().cloned())),
+            pools: Arc::new(pools.map(|p| (p.object.clone(), Arc::clone(p))).collect()),
+            workers: Arc::new(
+                workers
+                    .map(|(pool, all)| (pool.clone(), all.into()))
+                    .collect(),
+            ),
+            ..Snapshot::default()
+        }
     }
 }
 

@@ -1,5 +1,5 @@
-//! What an object's owner is told: compiled problems and data planes' acknowledgements as
-//! conditions (kstatus). Pure; the reconciler decides when, the store keeps it.
+//! What an object's owner is told: compiled problems, workers and data planes' acknowledgements
+//! as conditions (kstatus). Pure; the reconciler decides when, the store keeps it.
 
 use std::collections::BTreeMap;
 
@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::api::{AliasStatus, ApiModelStatus, Condition, ConditionStatus, ConditionType, Reason};
 use crate::compile::{Compiled, CompiledCondition, ObjectStatus};
+use crate::pools::{Observation, Workers, observe};
 use crate::sync::Acks;
 
 /// The status of every object that was compiled. A condition that keeps its status keeps the
@@ -19,15 +20,23 @@ pub fn statuses(
     compiled: &Compiled,
     acks: &Acks,
     files: Revision,
+    workers: &Workers,
     previous: &BTreeMap<ObjectRef, Value>,
     now: Timestamp,
 ) -> BTreeMap<ObjectRef, Value> {
     let rejections = rejections(compiled, acks);
     let one = |status: &ObjectStatus| {
         let programmed = programmed(acks, files, rejections.get(&status.object));
-        let conditions = status.with_programmed(programmed);
+        let local = compiled.local(&status.object);
+        let observation = local.map(|_| observe(workers, &status.object));
+        let mut observed = observation
+            .iter()
+            .flat_map(|o| o.conditions.clone())
+            .collect::<Vec<_>>();
+        observed.push(programmed);
+        let conditions = status.with(observed);
         let before = previous.get(&status.object);
-        let value = render(status, &conditions, before, now);
+        let value = render(status, &conditions, observation, before, now);
         (status.object.clone(), value)
     };
     compiled.statuses.iter().map(one).collect()
@@ -90,6 +99,7 @@ fn programmed(acks: &Acks, files: Revision, rejection: Option<&(&str, &str)>) ->
 fn render(
     status: &ObjectStatus,
     conditions: &[CompiledCondition],
+    observation: Option<Observation>,
     previous: Option<&Value>,
     now: Timestamp,
 ) -> Value {
@@ -121,6 +131,10 @@ fn render(
             observed_generation,
             conditions,
             model: Some(model.to_string()),
+            replicas: observation
+                .as_ref()
+                .and_then(|observation| i32::try_from(observation.replicas).ok()),
+            artifact: observation.and_then(|observation| observation.artifact),
             ..AliasStatus::default()
         }),
         None => serde_json::to_value(ApiModelStatus {
@@ -177,7 +191,14 @@ mod tests {
 
     fn judge(acks: &Acks, previous: &BTreeMap<ObjectRef, Value>, now: i64) -> Value {
         let now = Timestamp::from_second(now).unwrap();
-        let all = statuses(&compiled(), acks, Revision::number(7), previous, now);
+        let all = statuses(
+            &compiled(),
+            acks,
+            Revision::number(7),
+            &Workers::default(),
+            previous,
+            now,
+        );
         all.into_values().next().unwrap()
     }
 

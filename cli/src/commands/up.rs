@@ -1,13 +1,13 @@
 //! `bodhi up`: controller and data plane in one process, joined by the same gRPC protocol
 //! that joins them across a network.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
 use bodhi_controller::app::{Controller, FirstStart};
-use bodhi_controller::config::{Config, PolicyFlags};
+use bodhi_controller::config::{Config, PolicyFlags, WorkerFlags};
 use bodhi_controller::source::BuiltIn;
 use bodhi_dataplane::app::DataPlane;
 use bodhi_dataplane::config::ServeFlags;
@@ -30,8 +30,14 @@ const DRAIN: drain::Times = drain::Times {
 };
 /// Where objects without a namespace belong.
 const NAMESPACE: &str = "bodhi";
+/// Requests have ended when workers are stopped: they need no longer than to notice.
+const WORKERS_STOP: Duration = Duration::from_secs(5);
 /// Longest wait for the first configuration before the banner is printed all the same.
 const READY_WAIT: Duration = Duration::from_secs(10);
+
+/// A first request, for a gateway with a model.
+const DEMO_CALL: &str = "/v1/chat/completions -H 'Content-Type: application/json' -d \
+     '{\"model\": \"demo\", \"messages\": [{\"role\": \"user\", \"content\": \"Hello!\"}]}'";
 
 /// Arguments of `bodhi up`.
 #[derive(clap::Args)]
@@ -50,6 +56,13 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     policy: PolicyFlags,
+
+    #[command(flatten)]
+    worker: WorkerFlags,
+
+    /// Serve this GGUF file as the model `demo`
+    #[arg(long, env = "BODHI_DEMO_MODEL", value_name = "FILE")]
+    demo_model: Option<PathBuf>,
 }
 
 /// A provider whose key may be in the environment.
@@ -94,13 +107,19 @@ pub(crate) fn run(args: Args, data: PathBuf, output: Output) -> anyhow::Result<A
 async fn serve(args: Args, data: PathBuf, output: Output) -> anyhow::Result<Answer> {
     let config = args.serve.judge(args.anonymous, DRAIN)?;
     let manifests = args.manifests.unwrap_or_else(|| data.join("manifests"));
+    let mut built_in = from_environment(|name| std::env::var(name).ok());
+    let demo = args.demo_model.is_some();
+    if let Some(file) = args.demo_model {
+        built_in.push(demo_alias(&file)?);
+    }
     let controller = Controller::start(Config {
         data,
         manifests: manifests.clone(),
-        built_in: from_environment(|name| std::env::var(name).ok()),
+        built_in,
         namespace: NAMESPACE.into(),
         policy: args.policy.policy()?,
         static_tokens: args.policy.static_tokens()?,
+        worker_binary: args.worker.worker_binary,
     })
     .await?;
     let link = control::Config {
@@ -130,6 +149,7 @@ async fn serve(args: Args, data: PathBuf, output: Output) -> anyhow::Result<Answ
             (false, FirstStart::NotFirst) => Shown::Kept(controller.admin_token_file.clone()),
         },
         manifests,
+        demo,
     };
     print!("{}", banner.render(output));
     tokio::select! {
@@ -146,6 +166,7 @@ async fn serve(args: Args, data: PathBuf, output: Output) -> anyhow::Result<Answ
             }
         }
     }
+    controller.stop_workers(WORKERS_STOP).await;
     controller.sync.goodbye("the gateway stops");
     Ok(Answer::new(json!({"stopped": true}), ""))
 }
@@ -178,6 +199,27 @@ fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Vec<BuiltIn> {
         Some(documents)
     });
     set.flatten().collect()
+}
+
+/// An Alias `demo` for a model file.
+fn demo_alias(file: &Path) -> anyhow::Result<BuiltIn> {
+    let file = std::path::absolute(file)?;
+    let file = file.to_str().context("--demo-model must be valid UTF-8")?;
+    let alias = json!({
+        "apiVersion": "bodhi.dev/v1alpha1",
+        "kind": "Alias",
+        "metadata": {"name": "demo", "namespace": NAMESPACE},
+        "spec": {
+            "target": {
+                "type": "Local",
+                "local": {"source": format!("file://{file}"), "features": ["Chat", "Completions"]},
+            },
+        },
+    });
+    Ok(BuiltIn {
+        label: "--demo-model".into(),
+        text: alias.to_string(),
+    })
 }
 
 /// The admin API as the data plane's fallback.
@@ -220,6 +262,8 @@ struct Banner {
     admin: String,
     token: Shown,
     manifests: PathBuf,
+    /// Whether there is a model `demo`.
+    demo: bool,
 }
 
 impl Banner {
@@ -260,11 +304,15 @@ impl Banner {
         let Self {
             address, manifests, ..
         } = self;
+        let call = match self.demo {
+            true => DEMO_CALL,
+            false => "/v1/models",
+        };
         format!(
             "Bodhi answers at {address}\n\
              {intro}\n\
              \n\
-             Try it:\n  curl {address}/v1/models{header}\n\
+             Try it:\n  curl {address}{call}{header}\n\
              \n\
              Models come from the YAML files in {}\n",
             manifests.display()
@@ -282,6 +330,7 @@ mod tests {
             admin: "http://127.0.0.1:1136".into(),
             token,
             manifests: "models".into(),
+            demo: false,
         }
     }
 

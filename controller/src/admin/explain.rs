@@ -99,6 +99,8 @@ pub(super) struct RouteInfo {
     priority: u32,
     /// What Bodhi adds of itself, unless the request or the object says otherwise.
     adds: Vec<String>,
+    /// With a local model: how many of its workers take requests.
+    workers: Option<usize>,
 }
 
 /// A condition that keeps an object from serving.
@@ -263,6 +265,10 @@ fn route(snapshot: &Snapshot, route: &Route, found: &Match<'_>, asked: &str) -> 
         weight: route.weight.get(),
         priority: route.priority,
         adds,
+        workers: snapshot.pools.get(&route.upstream).map(|_| {
+            let workers = snapshot.workers.get(&route.upstream);
+            workers.map_or(0, |workers| workers.len())
+        }),
     }
 }
 

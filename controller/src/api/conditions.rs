@@ -51,6 +51,10 @@ pub enum ConditionType {
     Programmed,
     /// The provider answers (ApiModel; not part of Ready).
     UpstreamHealthy,
+    /// The model file is there, and is what it should be (local models).
+    ArtifactResolved,
+    /// A worker is ready, or there is none on purpose (local models).
+    Available,
     /// All that is needed to serve.
     Ready,
 }
@@ -63,6 +67,8 @@ impl ConditionType {
             Self::ResolvedRefs => "ResolvedRefs",
             Self::Programmed => "Programmed",
             Self::UpstreamHealthy => "UpstreamHealthy",
+            Self::ArtifactResolved => "ArtifactResolved",
+            Self::Available => "Available",
             Self::Ready => "Ready",
         }
     }
@@ -81,6 +87,14 @@ macro_rules! reasons {
             pub fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$name => stringify!($name),)*
+                }
+            }
+
+            /// The reason that is spelled so.
+            pub fn parse(word: &str) -> Option<Self> {
+                match word {
+                    $(stringify!($name) => Some(Self::$name),)*
+                    _ => None,
                 }
             }
         }
@@ -112,8 +126,8 @@ reasons! {
     Suspended,
     /// An Alias mixes openai_responses routes with others.
     MixedFormats,
-    /// This release cannot run local models.
-    LocalNotSupported,
+    /// A model's source cannot be used here.
+    SourceNotSupported,
     /// No such Secret.
     SecretNotFound,
     /// The Secret has no such key.
@@ -138,6 +152,83 @@ reasons! {
     Pending,
     /// Another condition is not true.
     NotReady,
+    /// ArtifactResolved: the model file is there.
+    ArtifactResolved,
+    /// The model file is being fetched.
+    Downloading,
+    /// Available: a worker is ready.
+    Available,
+    /// Available: there is no worker on purpose.
+    ScaledToZero,
+    /// Workers are starting.
+    Starting,
+    /// The model file does not exist.
+    NotFound,
+    /// The source wants credentials, or others.
+    Unauthorized,
+    /// The source asks to come back later.
+    RateLimited,
+    /// The download is not allowed to go there.
+    DownloadDenied,
+    /// The download broke off.
+    DownloadInterrupted,
+    /// There is no room for the model file.
+    CacheFull,
+    /// The folder of downloads cannot be used.
+    CacheUnavailable,
+    /// The file is not the one that was pinned.
+    ChecksumMismatch,
+    /// The file is no GGUF file.
+    NotGguf,
+    /// The file is damaged.
+    ArtifactCorrupted,
+    /// llama.cpp does not know the model's architecture.
+    UnsupportedArchitecture,
+    /// The chat template cannot be rendered.
+    ChatTemplateInvalid,
+    /// Settings that this model or this machine cannot have.
+    InvalidSettings,
+    /// The model does not fit into memory.
+    InsufficientMemory,
+    /// The system ended the worker because memory ran out.
+    OutOfMemoryKilled,
+    /// Layers were to go to a GPU, and there is none.
+    GpuUnavailable,
+    /// A worker cannot listen.
+    CannotListen,
+    /// The engine failed.
+    EngineFailed,
+    /// The engine did nothing although there was work.
+    EngineHung,
+    /// The start made no progress.
+    StartStalled,
+    /// The worker did not answer its controller.
+    WorkerHung,
+    /// The worker ended without a word.
+    WorkerCrashed,
+    /// There is no program to run workers with.
+    WorkerNotInstalled,
+}
+
+impl Reason {
+    /// Whether a worker that ends with it lacks its model file, rather than what it needs to run
+    /// it.
+    pub fn concerns_artifact(self) -> bool {
+        matches!(
+            self,
+            Self::NotFound
+                | Self::Unauthorized
+                | Self::RateLimited
+                | Self::DownloadDenied
+                | Self::DownloadInterrupted
+                | Self::CacheFull
+                | Self::CacheUnavailable
+                | Self::ChecksumMismatch
+                | Self::NotGguf
+                | Self::ArtifactCorrupted
+                | Self::UnsupportedArchitecture
+        )
+    }
 }
 
 impl fmt::Display for Reason {

@@ -21,6 +21,8 @@ use crate::admin::{self, AdminState, FileWriter};
 use crate::compile::Settings;
 use crate::config::Config;
 use crate::reconcile::{Parts, Reconciler, World};
+use crate::runtime::Runtime;
+use crate::runtime::process::{self, ProcessRuntime};
 use crate::source::{FilesConfig, watch_files};
 use crate::store::seal::KeyRing;
 use crate::store::{Actor, SqliteStore, Store};
@@ -44,6 +46,7 @@ pub struct Controller {
     pub world: watch::Receiver<Arc<World>>,
     /// The file that keeps the admin token.
     pub admin_token_file: PathBuf,
+    runtime: Arc<dyn Runtime>,
 }
 
 /// A token made at the first start; its text is known now and never again.
@@ -71,6 +74,11 @@ impl Controller {
             name: "standalone".into(),
             owners: Arc::new(StoreOwners(Arc::clone(&store))),
         });
+        let runtime = ProcessRuntime::new(process::Config {
+            program: config.worker_binary,
+            ..process::Config::new(config.data.join("workers"))
+        })?;
+        let runtime: Arc<dyn Runtime> = Arc::new(runtime);
         let validator = Arc::new(Validator::new());
         let files = FilesConfig {
             folder: Some(config.manifests.clone()),
@@ -81,6 +89,7 @@ impl Controller {
         let (reconciler, world) = Reconciler::start(Parts {
             sync: sync.clone(),
             store: Arc::clone(&store),
+            runtime: Arc::clone(&runtime),
             files: files.clone(),
             settings: Settings::standalone(&config.namespace),
             policy: config.policy.clone(),
@@ -116,7 +125,18 @@ impl Controller {
             admin,
             world,
             admin_token_file: config.data.join("admin-token"),
+            runtime,
         })
+    }
+
+    /// Ends every worker in good order: what is in flight runs on, at most for `most`.
+    pub async fn stop_workers(&self, most: Duration) {
+        if tokio::time::timeout(most, self.runtime.stop())
+            .await
+            .is_err()
+        {
+            tracing::warn!("workers were still busy; they end with this process");
+        }
     }
 
     /// Sees to it that the admin token in the data folder works, and makes a first token for the

@@ -1,4 +1,5 @@
-//! One Alias: the name it claims and the routes behind it.
+//! One Alias: the name it claims, and what stands behind it: routes to providers, or a model of
+//! our own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
@@ -11,7 +12,9 @@ use kube::ResourceExt as _;
 
 use super::api_models::ResolvedModel;
 use super::conflicts::Claim;
+use super::local::{self, Local, LocalModel};
 use super::problem::Problem;
+use super::references::Lookup;
 use super::{Resolved, Settings};
 use crate::api::{self, Alias, AliasSpec, ApiTarget, Reason, TargetType};
 use crate::index::{Index, Name};
@@ -20,6 +23,8 @@ use crate::validate::{FieldPath, body_faults};
 /// An Alias by itself.
 pub(super) struct ResolvedAlias {
     pub(super) object: Resolved,
+    /// What its workers run, with target Local.
+    pub(super) local: Option<LocalModel>,
 }
 
 pub(super) fn resolve_all(
@@ -29,13 +34,14 @@ pub(super) fn resolve_all(
 ) -> Vec<ResolvedAlias> {
     index
         .aliases()
-        .map(|(name, object)| resolve(name, object, models, settings))
+        .map(|(name, object)| resolve(name, object, index, models, settings))
         .collect()
 }
 
 fn resolve(
     name: &Name,
     object: &Alias,
+    index: &Index,
     models: &BTreeMap<Name, ResolvedModel>,
     settings: &Settings,
 ) -> ResolvedAlias {
@@ -43,11 +49,19 @@ fn resolve(
     let reference = ObjectRef::alias(&name.namespace, &name.name);
     let created = object.creation_timestamp().map(|time| time.0.as_second());
     let served_name: Arc<str> = served_name(spec, name, settings).into();
-    let target = match (&spec.target.type_, &spec.target.api) {
-        (TargetType::Api, Some(api)) => Routes::of(api, name, models),
-        _ => Routes::default(),
-    };
     let model = ModelName::parse(&served_name);
+    let lookup = Lookup {
+        index,
+        namespace: &name.namespace,
+    };
+    let target = match (spec.target.type_, &spec.target.api, &spec.target.local) {
+        (TargetType::Api, Some(api), _) => Target::api(api, name, models),
+        (TargetType::Local, _, Some(target)) => Target::local(
+            local::resolve(&reference, spec, target, &lookup, settings),
+            &reference,
+        ),
+        _ => Target::default(),
+    };
     let mut refused = refusal(spec, &target, name, settings);
     if let Err(error) = &model {
         refused.get_or_insert_with(|| {
@@ -76,7 +90,9 @@ fn resolve(
         .unresolved
         .clone()
         .filter(|_| target.routes.is_empty());
+    let runs = refused.is_none() && broken.is_none();
     ResolvedAlias {
+        local: target.local.filter(|_| runs),
         object: Resolved {
             object: reference,
             uid: object.uid().unwrap_or_default().into(),
@@ -101,7 +117,10 @@ fn resolve(
 fn idle_fields(spec: &AliasSpec) -> Vec<&'static str> {
     let api = spec.target.api.as_ref();
     [
-        (spec.system_prompt.is_some(), "spec.systemPrompt"),
+        (
+            api.is_some() && spec.system_prompt.is_some(),
+            "spec.systemPrompt (with target Api)",
+        ),
         (api.is_some_and(|api| !api.retry_on.is_empty()), "spec.target.api.retryOn"),
         (
             api.is_some_and(|api| api.routes.len() > 1),
@@ -122,7 +141,7 @@ fn served_name(spec: &AliasSpec, name: &Name, settings: &Settings) -> String {
     }
 }
 
-fn refusal(spec: &AliasSpec, target: &Routes, name: &Name, settings: &Settings) -> Option<Problem> {
+fn refusal(spec: &AliasSpec, target: &Target, name: &Name, settings: &Settings) -> Option<Problem> {
     let problem = |reason, message: String| Some(Problem::new(reason, message));
     if !settings.serves(&name.namespace) {
         let namespace = &name.namespace;
@@ -132,10 +151,8 @@ fn refusal(spec: &AliasSpec, target: &Routes, name: &Name, settings: &Settings) 
     if spec.suspend {
         return problem(Reason::Suspended, "spec.suspend is set".into());
     }
-    if spec.target.type_ == TargetType::Local {
-        let message = "this release cannot run local models: they come with the next one. \
-                       The name stays claimed";
-        return problem(Reason::LocalNotSupported, message.into());
+    if let Some(refused) = &target.refused {
+        return Some(refused.clone());
     }
     if target.families().len() > 1 {
         let message = "its routes mix format openai_responses with others: make two Aliases, \
@@ -148,17 +165,44 @@ fn refusal(spec: &AliasSpec, target: &Routes, name: &Name, settings: &Settings) 
     problem(Reason::InvalidExtraBody, fault.to_string())
 }
 
-/// The routes that can be used, in order of priority.
+/// Where an Alias leads.
 #[derive(Default)]
-struct Routes {
+struct Target {
+    /// Those that can be used, in order of priority.
     routes: Vec<Route>,
     /// Of all routes whose ApiModel exists.
     families: BTreeSet<Family>,
+    local: Option<LocalModel>,
+    refused: Option<Problem>,
     unresolved: Option<Problem>,
 }
 
-impl Routes {
-    fn of(api: &ApiTarget, alias: &Name, models: &BTreeMap<Name, ResolvedModel>) -> Self {
+impl Target {
+    fn local(local: Local, alias: &ObjectRef) -> Self {
+        match local {
+            Local::Model(model) => Self {
+                routes: vec![Route {
+                    upstream: alias.clone(),
+                    model: RouteModel::AsAsked,
+                    exposed: None,
+                    weight: NonZeroU32::MIN,
+                    priority: 0,
+                }],
+                local: Some(*model),
+                ..Self::default()
+            },
+            Local::Refused(problem) => Self {
+                refused: Some(problem),
+                ..Self::default()
+            },
+            Local::Unresolved(problem) => Self {
+                unresolved: Some(problem),
+                ..Self::default()
+            },
+        }
+    }
+
+    fn api(api: &ApiTarget, alias: &Name, models: &BTreeMap<Name, ResolvedModel>) -> Self {
         let mut target = Self::default();
         for route in &api.routes {
             let Some(model) = models.get(&Name::new(&alias.namespace, &route.api_model)) else {
@@ -197,8 +241,8 @@ impl Routes {
         self.unresolved.get_or_insert(problem);
     }
 
-    /// Where the name is claimed. An Alias that leads nowhere yet (or to a local model)
-    /// belongs to the general family.
+    /// Where the name is claimed. An Alias that leads nowhere yet, or to a local model, belongs
+    /// to the general family.
     fn families(&self) -> BTreeSet<Family> {
         match self.families.is_empty() {
             true => BTreeSet::from([Family::General]),

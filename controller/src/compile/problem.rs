@@ -26,12 +26,12 @@ impl Problem {
         }
     }
 
-    /// What a caller of the object's name is told. 501 where no change of the object helps.
+    /// What a caller of the object's name is told.
     pub(super) fn refusal(&self, object: &ObjectRef) -> Refusal {
         Refusal {
             reason: self.reason.as_str().into(),
             message: format!("{object}: {}", self.message).into(),
-            unsupported: self.reason == Reason::LocalNotSupported,
+            unsupported: false,
         }
     }
 }
@@ -100,11 +100,11 @@ pub struct ObjectStatus {
 }
 
 impl ObjectStatus {
-    /// All conditions: those compiled, `programmed` as the data planes' acknowledgements say,
-    /// and Ready, which is the first that is not true, else true.
-    pub fn with_programmed(&self, programmed: CompiledCondition) -> Vec<CompiledCondition> {
+    /// All conditions: those compiled, those that were observed, and Ready, which is the first
+    /// that is not true, else true.
+    pub fn with(&self, observed: Vec<CompiledCondition>) -> Vec<CompiledCondition> {
         let mut conditions = self.conditions.clone();
-        conditions.push(programmed);
+        conditions.extend(observed);
         let failing = conditions
             .iter()
             .find(|c| c.status != ConditionStatus::True);

@@ -401,24 +401,129 @@ fn a_body_that_sets_what_belongs_to_the_request_is_refused_without_an_api_server
     assert!(compiled.upstreams.is_empty());
 }
 
+/// A local Alias; `local` joins its target, `spec` the rest.
+fn local_alias(name: &str, local: Value, spec: Value) -> Value {
+    let target = json!({ "target": { "type": "Local", "local": local } });
+    alias_in("bodhi", name, 1, json!([]), merged(target, spec))
+}
+
 #[test]
-fn local_models_answer_unsupported_and_keep_their_name() {
-    let target = json!({ "target": { "type": "Local", "local": { "source": "file:///m.gguf" } } });
+fn a_local_model_becomes_a_route_to_its_pool_and_a_worker() {
+    let local = json!({ "source": "file:///m.gguf", "features": ["Chat", "Embeddings"], "engine": { "threads": 3 } });
+    let spec = json!({
+        "model": "q:1", "systemPrompt": "Be brief.", "maxOutputTokens": 64,
+        "scaling": { "replicas": 2, "activation": { "holdTimeout": "30s", "maxHeld": 3 } },
+        "loadBalancing": { "strategy": "LeastLoad" },
+    });
     let compiled = World::default()
-        .with(alias_in(
-            "bodhi",
-            "qwen",
-            1,
-            json!([]),
-            merged(target, json!({ "model": "q:1" })),
-        ))
+        .with(local_alias("qwen", local, spec))
         .compile();
-    let refusal = compiled.refusal("general/exact/q:1");
-    assert!(refusal.unsupported && refusal.message.contains("Alias/bodhi/qwen"));
+    let routes = compiled.routes("general/exact/q:1");
+    let object = ObjectRef::alias("bodhi", "qwen");
+    assert_eq!(routes.len(), 1);
     assert_eq!(
-        compiled.reason("Alias/bodhi/qwen", ACCEPTED).1,
-        "LocalNotSupported"
+        (&routes[0].upstream, &routes[0].model),
+        (&object, &RouteModel::AsAsked)
     );
+    assert_eq!(routes[0].exposed, None);
+    let [model] = &compiled.locals[..] else {
+        panic!("one model")
+    };
+    let features = model.pool.features;
+    assert!(features.chat && features.embeddings && !features.completions && !features.rerank);
+    assert_eq!(model.pool.hold_timeout.as_secs(), 30);
+    assert_eq!(
+        (model.pool.max_held, model.pool.system_prompt.as_deref()),
+        (3, Some("Be brief."))
+    );
+    assert_eq!(model.worker.engine.threads, Some(3));
+    assert_eq!((model.sizing.ceiling(), model.rollout), (2, Rollout::Surge));
+    assert_eq!(compiled.reason("Alias/bodhi/qwen", ACCEPTED).1, "Accepted");
+}
+
+#[test]
+fn a_model_that_asks_for_a_gpu_gives_it_back_before_it_asks_again() {
+    let local =
+        json!({ "source": "file:///m.gguf", "resources": { "limits": { "nvidia.com/gpu": 1 } } });
+    let compiled = World::default()
+        .with(local_alias("q", local, json!({})))
+        .compile();
+    assert_eq!(compiled.locals[0].rollout, Rollout::Recreate);
+}
+
+#[test]
+fn sources_of_another_deployment_are_refused_with_what_to_write() {
+    let cluster = Settings {
+        deployment: Deployment::Cluster,
+        ..Settings::standalone("bodhi")
+    };
+    let digest = "0".repeat(64);
+    let oci = format!("oci://registry.example/m@sha256:{digest}");
+    for (source, standalone, hint) in [
+        ("pvc://models/m.gguf", true, "file:///PATH"),
+        (oci.as_str(), true, "hf://"),
+        ("file:///m.gguf", false, "pvc://CLAIM/PATH"),
+    ] {
+        let world = World::default().with(local_alias("q", json!({ "source": source }), json!({})));
+        let compiled = match standalone {
+            true => world.compile(),
+            false => world.compile_with(&StoredKeys::new(), &cluster),
+        };
+        assert!(compiled.locals.is_empty());
+        let refusal = compiled.refusal("general/exact/q");
+        assert_eq!(&*refusal.reason, "SourceNotSupported");
+        assert!(refusal.message.contains(hint), "{}", refusal.message);
+    }
+}
+
+#[test]
+fn a_download_takes_its_token_from_a_labelled_secret_that_may_go_there() {
+    let local = |source: &str| {
+        let credentials = json!({ "name": "hub", "key": "token" });
+        let local =
+            json!({ "source": source, "allowFloating": true, "credentialsRef": credentials });
+        local_alias("q", local, json!({}))
+    };
+    let secret = |origins: &str| {
+        json!({
+            "kind": "Secret", "apiVersion": "v1", "data": { "token": "YWJj" },
+            "metadata": {
+                "name": "hub", "namespace": "bodhi",
+                "labels": { "bodhi.dev/credential": "true" },
+                "annotations": { "bodhi.dev/allowed-origins": origins },
+            },
+        })
+    };
+    let hub = "hf://o/r/m.gguf";
+    let with = |source: &str, origins: &str| {
+        World::default()
+            .with(local(source))
+            .with(secret(origins))
+            .compile()
+    };
+    let compiled = with(hub, "https://huggingface.co");
+    let token = compiled.locals[0].worker.token.as_ref().unwrap();
+    assert_eq!(token.expose(), "abc");
+    for (compiled, reason) in [
+        (
+            World::default().with(local(hub)).compile(),
+            "SecretNotFound",
+        ),
+        (with(hub, "https://a.example"), "SecretOriginNotAllowed"),
+        (
+            with("https://b.example/m.gguf?x=1", "https://a.example"),
+            "SecretOriginNotAllowed",
+        ),
+        (
+            with("file:///m.gguf", "https://a.example"),
+            "SecretOriginNotAllowed",
+        ),
+    ] {
+        assert!(compiled.locals.is_empty());
+        let resolved = compiled.reason("Alias/bodhi/q", ConditionType::ResolvedRefs);
+        assert_eq!(resolved.1, reason);
+        assert_eq!(&*compiled.refusal("general/exact/q").reason, reason);
+    }
 }
 
 #[test]
@@ -848,7 +953,7 @@ fn ready_is_the_first_condition_that_is_not_true() {
         message: String::new(),
     };
     let conditions =
-        compiled.statuses[0].with_programmed(programmed(ConditionStatus::Unknown, Reason::Pending));
+        compiled.statuses[0].with(vec![programmed(ConditionStatus::Unknown, Reason::Pending)]);
     let ready = conditions.last().unwrap();
     assert_eq!(
         (ready.type_, ready.status, ready.reason),
@@ -859,7 +964,7 @@ fn ready_is_the_first_condition_that_is_not_true() {
         )
     );
     let conditions =
-        compiled.statuses[0].with_programmed(programmed(ConditionStatus::True, Reason::Programmed));
+        compiled.statuses[0].with(vec![programmed(ConditionStatus::True, Reason::Programmed)]);
     assert_eq!(conditions.last().unwrap().reason, Reason::Ready);
 }
 

@@ -68,6 +68,14 @@ fn render_family(text: &mut String, answer: &FamilyAnswer) {
 }
 
 fn render_route(text: &mut String, route: &RouteInfo) {
+    if let Some(workers) = route.workers {
+        let _ = writeln!(
+            text,
+            "  → {}, a local model: {workers} workers ready",
+            route.upstream
+        );
+        return;
+    }
     let _ = writeln!(
         text,
         "  → {} as '{}', {} at {} (priority {}, weight {})",
