@@ -35,16 +35,18 @@ def hidden_of(width):
 
 
 def kv_heads_of(width):
-    """A quarter of the heads where that divides evenly, as in most models of today."""
+    """About a quarter of the heads, as in most models of today; it has to divide them."""
     heads = width // HEAD
-    return heads // 4 if heads % 4 == 0 else heads
+    return next(kv for kv in range(max(1, heads // 4), 0, -1) if heads % kv == 0)
 
 
 def proportions(wanted, vocab):
     """The width and number of layers nearest to `wanted` parameters, about one layer per 64 of width."""
     candidates = []
     for width in range(HEAD, 16384, HEAD):
-        for layers in {max(1, width // HEAD + more) for more in range(-2, 9)}:
+        if width > 4 * HEAD and width % (4 * HEAD):
+            continue  # heads in fours, to be shared by one KV head
+        for layers in {max(1, width // HEAD + more) for more in range(-6, 13)}:
             candidates.append((abs(parameters(width, layers, vocab) - wanted), width, layers))
     return min(candidates)[1:]
 
