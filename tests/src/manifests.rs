@@ -108,6 +108,19 @@ pub fn alias(name: &str, served: &str, api_model: &str, model: &str) -> String {
     )
 }
 
+/// An Alias that runs a model itself: `local` are more fields of `spec.target.local`, `more` lines
+/// of `spec`, both as YAML. The fake engine reads no file.
+pub fn local(name: &str, local: &str, more: &str) -> String {
+    let mut yaml = format!(
+        "apiVersion: bodhi.dev/v1alpha1\nkind: Alias\nmetadata: {{name: {name}}}\nspec:\n  \
+         target: {{type: Local, local: {{source: 'file:///fake.gguf', {local}}}}}\n"
+    );
+    for line in more.lines() {
+        let _ = writeln!(yaml, "  {line}");
+    }
+    yaml
+}
+
 /// Everything a scripted provider at `url` has, under the providers' own names, and its scripts
 /// (`fault:…`, `replay:…`) by format: OpenAI's as they are, Anthropic's under `a/`, Gemini's under
 /// `g/` and those of Responses under `r/`. The SDK suites want the bare names.

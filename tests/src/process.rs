@@ -210,16 +210,36 @@ impl Process {
     /// # Errors
     /// When the signal cannot be sent.
     pub fn terminate(&self) -> anyhow::Result<()> {
-        // The standard library sends SIGKILL only, and a system call would need unsafe code.
-        let status = Command::new("kill")
-            .args(["-TERM", &self.id().to_string()])
-            .status()?;
-        ensure!(
-            status.success(),
-            "kill -TERM {} ended with {status}",
-            self.id()
-        );
-        Ok(())
+        signal(self.id(), "TERM")
+    }
+
+    /// The ids of the processes that it has started and that still run.
+    ///
+    /// # Errors
+    /// When processes cannot be listed.
+    pub fn children(&self) -> anyhow::Result<Vec<u32>> {
+        let mut children = Vec::new();
+        for entry in std::fs::read_dir("/proc")? {
+            let entry = entry?;
+            let Some(id) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok())
+            else {
+                continue;
+            };
+            // It may have ended meanwhile. Its name, in brackets, may hold anything
+            // (<https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html>).
+            let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            let rest = stat.rsplit(") ").next().unwrap_or_default();
+            let mut fields = rest.split(' ');
+            let state = fields.next();
+            let parent = fields.next().and_then(|id| id.parse().ok());
+            if parent == Some(self.id()) && state != Some("Z") {
+                children.push(id);
+            }
+        }
+        Ok(children)
     }
 
     /// Waits for the end.
@@ -306,6 +326,21 @@ fn collect(stream: impl Read, output: &Output) {
         .unwrap_or_else(PoisonError::into_inner)
         .open -= 1;
     output.more.notify_all();
+}
+
+/// Sends a signal, such as `KILL`, to a process.
+///
+/// # Errors
+/// When there is no such process.
+pub fn signal(process: u32, name: &str) -> anyhow::Result<()> {
+    // The standard library sends SIGKILL only, and a system call would need unsafe code.
+    let (signal, process) = (format!("-{name}"), process.to_string());
+    let status = Command::new("kill").args([&signal, &process]).status()?;
+    ensure!(
+        status.success(),
+        "kill {signal} {process} ended with {status}"
+    );
+    Ok(())
 }
 
 /// Repeats `attempt` until it gives a value.

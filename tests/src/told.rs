@@ -23,8 +23,9 @@ impl Told {
     /// When it is no such stream: another status or type, an event that is no JSON, anything
     /// after `[DONE]` or an error.
     pub fn read(answer: &Response) -> anyhow::Result<Self> {
+        let kind = answer.header("content-type").unwrap_or_default();
         ensure!(
-            answer.status == 200 && answer.header("content-type") == Some("text/event-stream"),
+            answer.status == 200 && kind.starts_with("text/event-stream"),
             "no stream: {} {}",
             answer.status,
             answer.text()

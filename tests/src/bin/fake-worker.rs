@@ -1,5 +1,6 @@
 //! `bodhi-worker` without llama.cpp: the same flags, the same service, and an engine that says
-//! what the prompt tells it to (`bodhi_worker::engine::fake`).
+//! what the prompt tells it to (`bodhi_worker::engine::fake`). Its own flags are read from the environment
+//! too, which is how they reach workers that a controller starts.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -19,19 +20,39 @@ struct Cli {
     #[arg(long, conflicts_with = "fake_download")]
     fake_obtain: bool,
     /// How long it pretends to download
-    #[arg(long, value_name = "MILLISECONDS", default_value_t = 0)]
+    #[arg(
+        long,
+        env = "BODHI_WORKER_FAKE_DOWNLOAD",
+        value_name = "MILLISECONDS",
+        default_value_t = 0
+    )]
     fake_download: u64,
     /// How long it pretends to load
-    #[arg(long, value_name = "MILLISECONDS", default_value_t = 0)]
+    #[arg(
+        long,
+        env = "BODHI_WORKER_FAKE_LOAD",
+        value_name = "MILLISECONDS",
+        default_value_t = 0
+    )]
     fake_load: u64,
     /// What a step of the engine takes
-    #[arg(long, value_name = "MICROSECONDS", default_value_t = 0)]
+    #[arg(
+        long,
+        env = "BODHI_WORKER_FAKE_STEP",
+        value_name = "MICROSECONDS",
+        default_value_t = 0
+    )]
     fake_step: u64,
     /// What each token of a step takes besides
-    #[arg(long, value_name = "MICROSECONDS", default_value_t = 0)]
+    #[arg(
+        long,
+        env = "BODHI_WORKER_FAKE_TOKEN",
+        value_name = "MICROSECONDS",
+        default_value_t = 0
+    )]
     fake_token: u64,
     /// Fail with this reason instead of becoming ready, such as InsufficientMemory
-    #[arg(long, value_name = "REASON", value_parser = reason)]
+    #[arg(long, env = "BODHI_WORKER_FAKE_FAIL", value_name = "REASON", value_parser = reason)]
     fake_fail: Option<Reason>,
 }
 
