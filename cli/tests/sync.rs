@@ -18,6 +18,7 @@ use bodhi_controller::sync::{
 use bodhi_dataplane::control::{self, Connect, Connector, Control, Disk};
 use bodhi_dataplane::proxy::{OwnerLookup as _, ResponseRecord};
 use bodhi_net::identity::{self, Identity, PemFile, Role};
+use bodhi_net::unix::BindError;
 use bodhi_proto::names::{ObjectRef, TokenId};
 use bodhi_proto::provider::{Family, Format};
 use bodhi_proto::snapshot::*;
@@ -327,7 +328,7 @@ async fn a_restarted_controller_wipes_nothing() {
     // Another one on the same socket is refused.
     let second = server(&Arc::default());
     let refused = second.serve_unix(&socket, std::future::pending()).await;
-    assert!(matches!(refused, Err(ServeError::InUse(_))));
+    assert!(matches!(refused, Err(ServeError::Listen(BindError::InUse(_)))));
 
     drop(stop);
     timeout(SOON, running).await.unwrap().unwrap();

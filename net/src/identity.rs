@@ -7,6 +7,7 @@
 //! every connection is judged anew. Both ends are ours, so it is TLS 1.3 (RFC 8446) with h2.
 
 mod files;
+mod incoming;
 mod role;
 
 use std::io;

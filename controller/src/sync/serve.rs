@@ -3,21 +3,19 @@
 
 mod tls;
 
-use std::fs::Permissions;
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bodhi_net::identity;
+use bodhi_net::{identity, unix};
 use bodhi_proto::wire::sync::config_sync_server::ConfigSyncServer;
 use bodhi_proto::wire::sync::fleet_server::FleetServer;
 use bodhi_proto::wire::sync::responses_server::ResponsesServer;
 use futures_util::Stream;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::{Connected, Router};
@@ -41,16 +39,8 @@ const STREAMS_MAX: u32 = 256;
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The socket cannot be made.
-    #[error("cannot listen on {path}: {error}")]
-    Listen {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        error: io::Error,
-    },
-    /// Another program listens there.
-    #[error("cannot listen on {0}: another controller does")]
-    InUse(PathBuf),
+    #[error(transparent)]
+    Listen(#[from] unix::BindError),
     /// The transport failed.
     #[error("the sync server failed: {0}")]
     Transport(#[from] tonic::transport::Error),
@@ -86,7 +76,7 @@ impl Server {
         path: &Path,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServeError> {
-        let listener = listen(path).await?;
+        let listener = unix::Listener::bind(path).await?;
         let served = self
             .router()
             .serve_with_incoming_shutdown(same_user(listener), async {
@@ -154,30 +144,12 @@ impl Server {
     }
 }
 
-async fn listen(path: &Path) -> Result<UnixListener, ServeError> {
-    let fail = |error| ServeError::Listen {
-        path: path.to_owned(),
-        error,
-    };
-    if path.exists() {
-        if UnixStream::connect(path).await.is_ok() {
-            return Err(ServeError::InUse(path.to_owned()));
-        }
-        std::fs::remove_file(path).map_err(fail)?;
-    }
-    let listener = UnixListener::bind(path).map_err(fail)?;
-    // Until here the umask holds; whoever gets in between is refused by `same_user`.
-    std::fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(fail)?;
-    Ok(listener)
-}
-
 /// Connections of processes of our own user.
-fn same_user(listener: UnixListener) -> impl Stream<Item = io::Result<UnixStream>> {
+fn same_user(listener: unix::Listener) -> impl Stream<Item = io::Result<UnixStream>> {
     futures_util::stream::unfold(listener, |listener| async move {
         loop {
-            match accept(&listener).await {
-                Ok(Some(stream)) => return Some((Ok(stream), listener)),
-                Ok(None) => {}
+            match listener.accept().await {
+                Ok(stream) => return Some((Ok(stream), listener)),
                 Err(error) => {
                     // Out of descriptors, mostly: go on, slowly.
                     tracing::warn!(%error, "a connection was not accepted");
@@ -186,19 +158,4 @@ fn same_user(listener: UnixListener) -> impl Stream<Item = io::Result<UnixStream
             }
         }
     })
-}
-
-async fn accept(listener: &UnixListener) -> io::Result<Option<UnixStream>> {
-    let (stream, _) = listener.accept().await?;
-    let (peer, own) = (stream.peer_cred()?.uid(), own_user()?);
-    if peer != own {
-        tracing::warn!(peer, "a connection of another user was refused");
-        return Ok(None);
-    }
-    Ok(Some(stream))
-}
-
-/// The effective user of this process: the owner of its folder in procfs.
-fn own_user() -> io::Result<u32> {
-    Ok(std::fs::metadata("/proc/self")?.uid())
 }
