@@ -19,7 +19,8 @@ export RUSTUP_TOOLCHAIN := $(TOOLCHAIN)
 endif
 
 # Cargo is always called for the whole workspace: features then unify in one way, and
-# nothing is compiled twice.
+# nothing is compiled twice. But for the worker: it wants other features of crates that all
+# share, so it has calls of its own.
 
 # More arguments of `bodhi up`, as in: make up ARGS="--manifests my-models"
 ARGS ?=
@@ -35,25 +36,38 @@ up: ## build what is needed and start the gateway on http://localhost:1135
 	cargo build --workspace --exclude bodhi-worker --bin bodhi
 	@exec "$$CARGO_TARGET_DIR/debug/bodhi" up $(ARGS)
 
+.PHONY: worker
+worker: ## build the inference worker, llama.cpp included (minutes, once)
+	@scripts/setup.sh build worker
+	cargo build -p bodhi-worker
+
 .PHONY: check
 check: ## formatting, lints and forbidden dependencies: run before each commit
-	@scripts/setup.sh build check
+	@scripts/setup.sh build worker check
 	cargo fmt --all --check
 	cargo clippy --workspace --exclude bodhi-worker --all-targets -- -D warnings
+	cargo clippy -p bodhi-worker --all-targets -- -D warnings
 	@scripts/check-deps.py
 
 .PHONY: test-fast
-test-fast: ## all Rust tests, without the client libraries
+test-fast: ## all Rust tests, without llama.cpp and the client libraries
 	@scripts/setup.sh build check test
 	cargo build --workspace --exclude bodhi-worker --bins
 	@scripts/check-docs.py "$$CARGO_TARGET_DIR/debug"
 	cargo test --workspace --exclude bodhi-worker --no-fail-fast
+	cargo test -p bodhi-worker --no-default-features --no-fail-fast
+
+.PHONY: test-worker
+test-worker: ## the inference worker's tests, with llama.cpp and real models
+	@scripts/setup.sh build worker test
+	cargo test -p bodhi-worker --no-fail-fast
 
 .PHONY: test
-test: ## everything: checks, Rust tests, the official client libraries
-	@scripts/setup.sh build test sdk
+test: ## everything: checks, Rust tests, llama.cpp, the official client libraries
+	@scripts/setup.sh build worker test sdk
 	@$(MAKE) check
 	@$(MAKE) test-fast
+	@$(MAKE) test-worker
 	@$(MAKE) test-sdk
 	@echo "make test: everything passed"
 
@@ -70,6 +84,7 @@ soak: ## the random and exhaustive tests at full length, with a new seed unless 
 	cargo build --workspace --exclude bodhi-worker --bins
 	BODHI_SOAK=1 BODHI_EDITS=$${BODHI_EDITS:-1000} BODHI_SEED=$${BODHI_SEED:-$$RANDOM} \
 		cargo test --workspace --exclude bodhi-worker --no-fail-fast -- --nocapture
+	BODHI_SOAK=1 cargo test -p bodhi-worker --no-default-features --no-fail-fast -- --nocapture
 
 # More arguments, as in: make bench BENCH="--scale --rounds 9"
 BENCH ?=

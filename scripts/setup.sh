@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing for the given groups and asks nothing:
 #   build   a C compiler (SQLite and AWS-LC are compiled from source) and Rust
+#   worker  what llama.cpp is built with
 #   check   Python, which the check of the dependencies is written in
 #   test    curl, which the README's examples are run with
 #   sdk     Python with venv, Node and npm, for the official client libraries
@@ -18,6 +19,13 @@ need() { # need COMMAND PACKAGE
 for group in "$@"; do
     case $group in
         build) need cc build-essential ;;
+        worker)
+            need cmake cmake
+            need clang clang
+            need g++ g++
+            ls /usr/lib/llvm-*/lib/libclang.so* /usr/lib/*/libclang*.so* >/dev/null 2>&1 ||
+                missing+=(libclang-dev)
+            ;;
         check) need python3 python3 ;;
         test) need curl curl ;;
         sdk)
@@ -28,7 +36,7 @@ for group in "$@"; do
             ;;
         bench) command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || missing+=(nginx-light) ;;
         *)
-            echo "setup: unknown group '$group' (build, check, test, sdk, bench)" >&2
+            echo "setup: unknown group '$group' (build, worker, check, test, sdk, bench)" >&2
             exit 2
             ;;
     esac

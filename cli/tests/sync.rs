@@ -328,7 +328,10 @@ async fn a_restarted_controller_wipes_nothing() {
     // Another one on the same socket is refused.
     let second = server(&Arc::default());
     let refused = second.serve_unix(&socket, std::future::pending()).await;
-    assert!(matches!(refused, Err(ServeError::Listen(BindError::InUse(_)))));
+    assert!(matches!(
+        refused,
+        Err(ServeError::Listen(BindError::InUse(_)))
+    ));
 
     drop(stop);
     timeout(SOON, running).await.unwrap().unwrap();

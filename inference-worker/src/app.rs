@@ -1,5 +1,6 @@
 //! The worker put together: the only place that constructs its rooms and connects them.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -101,55 +102,69 @@ pub async fn run(
     starter: impl Starter,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Fatal> {
+    let Config { listen, flags } = config;
     let state = Arc::new(State::default());
     let counters = Arc::new(Counters::default());
-    if let Some(address) = config.flags.admin_listen {
-        let listener = TcpListener::bind(address).await.map_err(|error| {
-            let message = format!("cannot listen on {address} (admin): {error}");
-            Fatal::new(Reason::CannotListen, message)
-        })?;
-        let admin = Admin {
-            state: Arc::clone(&state),
-            counters: Arc::clone(&counters),
-        };
-        tokio::spawn(admin.serve(listener));
-    }
+    let admin = Admin {
+        state: Arc::clone(&state),
+        counters: Arc::clone(&counters),
+    };
+    let listener = Listener::bind(listen).await?;
+    let socket = listener.path();
+    let admin = match flags.admin_listen {
+        Some(address) => Some(serve_admin(admin, address).await?.to_string()),
+        None => None,
+    };
+    tracing::info!(address = %listener, admin, alias = flags.alias(), "listening");
     let service = Service::new(Arc::clone(&state), Arc::clone(&counters));
     let in_flight = service.in_flight();
-    let listener = Listener::bind(&config.listen).await?;
-    tracing::info!(listen = %config.listen, alias = config.flags.alias(), "listening");
     let closed = CancellationToken::new();
     let server = tokio::spawn(service.serve(listener, closed.clone().cancelled_owned()));
     tokio::spawn(tell(Arc::clone(&state)));
 
     let ended = tokio::select! {
-        fatal = live(&config, starter, &state) => Err(fatal),
+        fatal = live(&flags, starter, &state) => Err(fatal),
         () = stop => Ok(()),
     };
     match &ended {
         Ok(()) => {
             state.move_to(Phase::Draining);
             // Either way it is over: those who took too long are told so.
-            let _ = timeout(config.flags.drain(), in_flight.ended()).await;
+            let _ = timeout(flags.drain(), in_flight.ended()).await;
         }
         Err(fatal) => state.move_to(Phase::Failed(fatal.failure())),
     }
     in_flight.cut();
     // Before the connections end: later the path may be a successor's.
-    config.listen.forget();
+    if let Some(path) = socket
+        && let Err(error) = std::fs::remove_file(&path)
+    {
+        tracing::warn!(path = %path.display(), %error, "the socket was not removed");
+    }
     closed.cancel();
     let _ = timeout(FAREWELL, server).await;
     ended
 }
 
+async fn serve_admin(admin: Admin, address: SocketAddr) -> Result<SocketAddr, Fatal> {
+    let cannot = |error| {
+        let message = format!("cannot listen on {address} (--admin-listen): {error}");
+        Fatal::new(Reason::CannotListen, message)
+    };
+    let listener = TcpListener::bind(address).await.map_err(cannot)?;
+    let address = listener.local_addr().map_err(cannot)?;
+    tokio::spawn(admin.serve(listener));
+    Ok(address)
+}
+
 /// Lives until something fatal happens.
-async fn live(config: &Config, starter: impl Starter, state: &Arc<State>) -> Fatal {
-    match start(starter, &config.flags, state).await {
+async fn live(flags: &Flags, starter: impl Starter, state: &Arc<State>) -> Fatal {
+    match start(starter, flags, state).await {
         Ok(serving) => {
             let serving = Arc::new(serving);
             state.ready(Arc::clone(&serving));
             tokio::select! {
-                fatal = hangs(&serving, Duration::from_secs(config.flags.hang)) => fatal,
+                fatal = hangs(&serving, Duration::from_secs(flags.hang)) => fatal,
                 fatal = exhausts(&serving) => fatal,
             }
         }

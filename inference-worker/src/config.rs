@@ -6,6 +6,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bodhi_net::identity::{Identity, PemError, PemFile, Role, Server};
 use bodhi_proto::snapshot::EgressScope;
 use clap::{Args, ValueEnum};
 
@@ -23,9 +24,19 @@ pub struct Flags {
     #[command(flatten)]
     pub download: DownloadFlags,
 
-    /// Where callers connect: unix:PATH
+    /// Where callers connect: unix:PATH, or IP:PORT with the three files below
     #[arg(long, env = "BODHI_WORKER_LISTEN", value_name = "ADDRESS")]
     pub listen: String,
+    /// Certificate chain (PEM) that callers are shown; its SAN must hold the host that they dial. All
+    /// three files are read again for each connection
+    #[arg(long, env = "BODHI_WORKER_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key (PEM) of that certificate
+    #[arg(long, env = "BODHI_WORKER_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// Certificates (PEM) of the authorities that sign data planes' and controllers' certificates
+    #[arg(long, env = "BODHI_WORKER_TLS_CA", value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
     /// Address of /livez, /startupz, /readyz and /metrics [default: none]
     #[arg(long, env = "BODHI_WORKER_ADMIN_LISTEN", value_name = "ADDR")]
     pub admin_listen: Option<SocketAddr>,
@@ -267,7 +278,7 @@ pub enum PoolingType {
 }
 
 /// The flags, judged.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Config {
     /// Where callers connect.
     pub listen: Listen,
@@ -276,18 +287,34 @@ pub struct Config {
 }
 
 /// Where callers connect, judged.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub enum Listen {
     /// A Unix socket that only the same user reaches.
     Unix(PathBuf),
+    /// Mutual TLS.
+    Tls(SocketAddr, Server),
 }
 
 /// Flags that cannot be served with; the text names the flag and what to write instead.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// Neither of the forms.
-    #[error("--listen must read unix:PATH, such as unix:/run/bodhi/worker.sock; it reads '{0}'")]
+    /// Neither of the two forms.
+    #[error(
+        "--listen must read unix:PATH or IP:PORT, such as unix:/run/bodhi/worker.sock or \
+         0.0.0.0:1139; it reads '{0}'"
+    )]
     Listen(String),
+    /// One end would prove nothing.
+    #[error("--listen {0} takes mutual TLS: --tls-cert, --tls-key and --tls-ca must all be given")]
+    FilesMissing(SocketAddr),
+    /// The operator believes in an encryption that is not there.
+    #[error(
+        "--tls-cert, --tls-key and --tls-ca go with --listen IP:PORT; a Unix socket takes none"
+    )]
+    FilesUnused,
+    /// The files cannot be used.
+    #[error(transparent)]
+    Files(#[from] PemError),
 }
 
 impl Flags {
@@ -296,14 +323,38 @@ impl Flags {
     /// # Errors
     /// [`ConfigError`] names the flag and what to write instead.
     pub fn judge(self) -> Result<Config, ConfigError> {
-        let listen = match self.listen.strip_prefix("unix:") {
-            Some(path) if !path.is_empty() => Listen::Unix(path.into()),
-            _ => return Err(ConfigError::Listen(self.listen)),
-        };
         Ok(Config {
-            listen,
+            listen: self.listen()?,
             flags: self,
         })
+    }
+
+    fn listen(&self) -> Result<Listen, ConfigError> {
+        let files = (&self.tls_cert, &self.tls_key, &self.tls_ca);
+        if let Some(path) = self.listen.strip_prefix("unix:")
+            && !path.is_empty()
+        {
+            return match files {
+                (None, None, None) => Ok(Listen::Unix(path.into())),
+                _ => Err(ConfigError::FilesUnused),
+            };
+        }
+        let unknown = |_| ConfigError::Listen(self.listen.clone());
+        let address = self.listen.parse().map_err(unknown)?;
+        let (Some(certificate), Some(key), Some(authorities)) = files else {
+            return Err(ConfigError::FilesMissing(address));
+        };
+        let file = |path: &PathBuf, flag| PemFile {
+            path: path.clone(),
+            flag,
+        };
+        let identity = Identity {
+            certificate: file(certificate, "--tls-cert"),
+            key: file(key, "--tls-key"),
+            authorities: file(authorities, "--tls-ca"),
+        };
+        let server = Server::load(identity, &[Role::DataPlane, Role::Controller])?;
+        Ok(Listen::Tls(address, server))
     }
 
     /// How long answers may run on.
@@ -342,19 +393,68 @@ fn egress(text: &str) -> Result<EgressScope, String> {
     }
 }
 
-impl Listen {
-    /// Takes back what listening left in the file system.
-    pub fn forget(&self) {
-        let Self::Unix(path) = self;
-        if let Err(error) = std::fs::remove_file(path) {
-            tracing::warn!(path = %path.display(), %error, "the socket was not removed");
-        }
-    }
-}
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
 
-impl fmt::Display for Listen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Unix(path) = self;
-        write!(f, "unix:{}", path.display())
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        flags: Flags,
+    }
+
+    fn flags(more: &[&str]) -> Flags {
+        let fixed = ["worker", "--model", "m.gguf"];
+        Cli::parse_from(fixed.iter().chain(more)).flags
+    }
+
+    fn refused(more: &[&str]) -> String {
+        flags(more).judge().expect_err("a fault").to_string()
+    }
+
+    #[test]
+    fn callers_connect_to_a_socket_or_to_an_address_with_three_files() {
+        let config = flags(&["--listen", "unix:/run/w.sock"]).judge().unwrap();
+        assert!(matches!(config.listen, Listen::Unix(path) if path.ends_with("w.sock")));
+        for wrong in ["unix:", "/run/w.sock", "localhost:1139", "0.0.0.0"] {
+            let text = refused(&["--listen", wrong]);
+            assert!(text.ends_with(&format!("it reads '{wrong}'")), "{text}");
+        }
+        let text = refused(&["--listen", "[::1]:0", "--tls-cert", "/none"]);
+        assert!(text.contains("must all be given"), "{text}");
+        let text = refused(&["--listen", "unix:/run/w.sock", "--tls-cert", "/none"]);
+        assert!(text.contains("a Unix socket takes none"), "{text}");
+        let files = [
+            "--tls-cert",
+            "/none",
+            "--tls-key",
+            "/none",
+            "--tls-ca",
+            "/none",
+        ];
+        let text = refused(&[&["--listen", "[::1]:0"], &files[..]].concat());
+        assert!(
+            text.starts_with("--tls-cert '/none' cannot be read"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn egress_is_a_word_or_ranges() {
+        assert!(matches!(egress("standalone"), Ok(EgressScope::Standalone)));
+        assert!(matches!(egress("release"), Ok(EgressScope::Release)));
+        let ranges = |text| match egress(text) {
+            Ok(EgressScope::Tenant(ranges)) => ranges.len(),
+            other => panic!("{text}: {other:?}"),
+        };
+        assert_eq!(ranges(""), 0, "public addresses only");
+        assert_eq!(ranges("10.0.0.0/8, fd00::/8"), 2);
+        assert!(
+            egress("10.0.0.0/8,anywhere")
+                .unwrap_err()
+                .contains("'anywhere'")
+        );
     }
 }

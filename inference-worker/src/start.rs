@@ -58,8 +58,13 @@ pub fn features(flags: &Flags, purpose: Purpose) -> Vec<Feature> {
     all.iter().copied().filter(allowed).collect()
 }
 
-/// Returns the phase when nothing has moved for so long.
+/// Returns the phase when nothing has moved for so long. A download knows itself how long to
+/// wait for what.
 async fn stands_still(state: &State, patience: Duration) -> Phase {
-    while timeout(patience, state.moved()).await.is_ok() {}
+    let mut phase = state.watch();
+    let fetched = phase.wait_for(|phase| !matches!(phase, Phase::Downloading(_)));
+    // The state lives: its sender is not gone.
+    let _ = fetched.await;
+    while timeout(patience, phase.changed()).await.is_ok() {}
     state.phase()
 }

@@ -10,7 +10,6 @@ use crate::serving::Serving;
 /// The phase and the hand that moves it, and the model once it can serve.
 pub struct State {
     phase: watch::Sender<Phase>,
-    beat: watch::Sender<()>,
     serving: OnceLock<Arc<Serving>>,
 }
 
@@ -18,7 +17,6 @@ impl Default for State {
     fn default() -> Self {
         Self {
             phase: watch::Sender::new(Phase::Downloading(Progress::default())),
-            beat: watch::Sender::new(()),
             serving: OnceLock::new(),
         }
     }
@@ -33,22 +31,6 @@ impl State {
     /// Told of every change of phase.
     pub fn watch(&self) -> watch::Receiver<Phase> {
         self.phase.subscribe()
-    }
-
-    /// Something moves, even if it is no progress that can be told, such as waiting for
-    /// another worker's download.
-    pub fn beat(&self) {
-        self.beat.send_replace(());
-    }
-
-    /// Waits for the next beat or change of phase.
-    pub async fn moved(&self) {
-        let (mut phase, mut beat) = (self.phase.subscribe(), self.beat.subscribe());
-        // The senders are ours: they cannot be gone.
-        tokio::select! {
-            _ = phase.changed() => {}
-            _ = beat.changed() => {}
-        }
     }
 
     /// Everything, as the controller is told it.

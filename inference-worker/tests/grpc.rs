@@ -1,6 +1,9 @@
 //! The service over a real Unix socket, with the fake engine behind it.
 
 mod support;
+#[cfg(feature = "llama")]
+#[path = "grpc/whole.rs"]
+mod whole;
 
 use std::num::NonZeroU32;
 use std::time::Duration;

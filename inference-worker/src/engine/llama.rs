@@ -12,7 +12,7 @@ use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::token::LlamaToken;
-use llama_cpp_2::{LogOptions, send_logs_to_tracing};
+use llama_cpp_2::{LlamaBackendDeviceType, LogOptions, send_logs_to_tracing};
 
 use super::{
     DecodeError, Engine, Infill, Model, Pooling, Purpose, Row, Sampler, SamplerRequest, Shape,
@@ -161,6 +161,38 @@ pub struct LlamaVocabulary {
     bounds: Vec<u32>,
     controls: Vec<bool>,
     ends: &'static [Token],
+}
+
+/// What GPUs there are for this build of llama.cpp.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Gpus {
+    /// How many.
+    pub count: usize,
+    /// Bytes of their own memory that are free, all together.
+    pub free: u64,
+}
+
+impl Gpus {
+    /// Asks llama.cpp.
+    ///
+    /// # Errors
+    /// [`LoadError::Backend`].
+    pub fn find() -> Result<Self, LoadError> {
+        backend()?;
+        let mut gpus = Self::default();
+        for device in llama_cpp_2::list_llama_ggml_backend_devices() {
+            match device.device_type {
+                LlamaBackendDeviceType::Gpu => {
+                    gpus.count += 1;
+                    gpus.free += device.memory_free as u64;
+                }
+                // Its memory is the machine's.
+                LlamaBackendDeviceType::IntegratedGpu => gpus.count += 1,
+                _ => {}
+            }
+        }
+        Ok(gpus)
+    }
 }
 
 fn backend() -> Result<&'static LlamaBackend, LoadError> {

@@ -24,7 +24,6 @@ pub(super) async fn fetch(flags: &Flags, state: &Arc<State>) -> Result<Artifact,
     let cache = Cache::at(&flags.download.cache);
     let terminal = Terminal::new();
     let observer = |progress: &Progress| {
-        state.beat();
         state.move_to(chat::Phase::Downloading(whole(progress)));
         terminal.observe(progress);
     };

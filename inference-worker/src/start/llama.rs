@@ -9,7 +9,7 @@ use super::Starter;
 use super::fetch::fetch;
 use crate::config::{Feature, Flags, KvCacheType, PoolingType, When};
 use crate::engine::llama::{
-    CacheType, FlashAttention, LlamaEngine, LlamaVocabulary, LoadError, Settings,
+    CacheType, FlashAttention, Gpus, LlamaEngine, LlamaVocabulary, LoadError, Settings,
 };
 use crate::engine::{Engine as _, Model as _, Options, Pooling, Purpose, Runner};
 use crate::exit::{Fatal, Reason};
@@ -117,7 +117,17 @@ fn plan(flags: &Flags, header: &Header, purpose: Purpose) -> Result<Plan, Fatal>
             Purpose::Embed(_) | Purpose::Rank => Work::Embed,
         },
     };
-    let available = preflight::available(&MemoryReport::read());
+    let gpus = match engine.gpu_layers {
+        0 => Gpus::default(),
+        _ => Gpus::find().map_err(fatal)?,
+    };
+    if engine.gpu_layers > 0 && gpus.count == 0 {
+        let layers = engine.gpu_layers;
+        let message = format!("--gpu-layers {layers}: this build of llama.cpp finds no GPU here");
+        return Err(Fatal::new(Reason::GpuUnavailable, message));
+    }
+    let here = preflight::available(&MemoryReport::read());
+    let available = here.saturating_add(gpus.free);
     let plan = preflight::plan(header, &settings, available)?;
     if let Some(trained) = plan.shortened_from {
         let context = plan.context_length;
@@ -179,16 +189,18 @@ async fn load(settings: Settings, state: &Arc<State>) -> Result<LlamaEngine, Fat
     };
     let loaded = tokio::task::spawn_blocking(move || LlamaEngine::load(&settings, progress)).await;
     let loaded = loaded.map_err(|error| Fatal::new(Reason::EngineFailed, error.to_string()))?;
-    loaded.map_err(|error| {
-        let reason = match error {
-            LoadError::Missing(_) => Reason::Model(models::Reason::NotFound),
-            LoadError::Model { .. } => Reason::Model(models::Reason::ArtifactCorrupted),
-            LoadError::Context { .. } => Reason::Model(models::Reason::InsufficientMemory),
-            LoadError::Setting(_) => Reason::InvalidSettings,
-            LoadError::Backend(_) => Reason::EngineFailed,
-        };
-        Fatal::new(reason, error.to_string())
-    })
+    loaded.map_err(fatal)
+}
+
+fn fatal(error: LoadError) -> Fatal {
+    let reason = match error {
+        LoadError::Missing(_) => Reason::Model(models::Reason::NotFound),
+        LoadError::Model { .. } => Reason::Model(models::Reason::ArtifactCorrupted),
+        LoadError::Context { .. } => Reason::Model(models::Reason::InsufficientMemory),
+        LoadError::Setting(_) => Reason::InvalidSettings,
+        LoadError::Backend(_) => Reason::EngineFailed,
+    };
+    Fatal::new(reason, error.to_string())
 }
 
 /// What the file says about its chat template.

@@ -152,7 +152,7 @@ impl Templates {
             prompt: self.pieces(&answer.prompt, mark),
             grammar,
             syntax: Syntax {
-                markers: markers(&answer),
+                markers: markers(&answer, output),
                 runs: answer.trigger_patterns.is_empty()
                     && !(tools && answer.trigger_words.is_empty()),
                 continues,
@@ -275,10 +275,18 @@ fn grammar(answer: &Answer, output: &OutputFormat) -> Option<Grammar> {
     })
 }
 
-fn markers(answer: &Answer) -> Arc<[String]> {
+/// What llama.cpp lets models put around JSON, and its parsers take away.
+const FENCE: &str = "```";
+
+fn markers(answer: &Answer, output: &OutputFormat) -> Arc<[String]> {
+    let fence = match output {
+        OutputFormat::JsonObject | OutputFormat::JsonSchema { .. } => Some(FENCE.to_owned()),
+        OutputFormat::Text | OutputFormat::Grammar(_) => None,
+    };
     let mut markers: Vec<String> = answer
         .trigger_words
         .iter()
+        .chain(&fence)
         .chain(&answer.preserved_tokens)
         .chain(&answer.thinking_ends)
         .chain([&answer.thinking_start])

@@ -73,7 +73,7 @@ pub(crate) fn write(path: &Path) {
     file.extend(tensors.headers);
     file.resize(file.len().next_multiple_of(ALIGNMENT), 0);
     file.extend(tensors.data);
-    std::fs::write(path, file).unwrap();
+    std::fs::write(path, file).expect("a file");
 }
 
 /// How GPT-2's vocabulary spells a byte.
@@ -83,7 +83,7 @@ fn letter(byte: u8) -> char {
         return char::from(byte);
     }
     let unprintable = (0..byte).filter(|other| !is_printable(*other)).count();
-    char::from_u32(256 + unprintable as u32).unwrap()
+    char::from_u32(256 + unprintable as u32).expect("a letter")
 }
 
 fn string(text: &str) -> Vec<u8> {

@@ -12,6 +12,7 @@ use bodhi_proto::wire::inference::inference_client::InferenceClient;
 use bodhi_worker::app;
 use bodhi_worker::config::Flags;
 use bodhi_worker::exit::Fatal;
+use bodhi_worker::start::Starter;
 use bodhi_worker::start::fake::Fake;
 use clap::Parser;
 use hyper_util::rt::TokioIo;
@@ -40,13 +41,17 @@ pub(crate) struct Worker {
 impl Worker {
     /// Starts one with these flags besides `--model` and `--listen`.
     pub(crate) fn start(fake: Fake, flags: &[&str]) -> Self {
+        Self::start_with(fake, "fake", flags)
+    }
+
+    pub(crate) fn start_with(starter: impl Starter, model: &str, flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let listen = format!("unix:{}", folder.path().join("worker.sock").display());
-        let fixed = ["bodhi-worker", "--model", "fake", "--listen", &listen];
+        let fixed = ["bodhi-worker", "--model", model, "--listen", &listen];
         let cli = Cli::try_parse_from(fixed.iter().chain(flags)).expect("flags");
         let config = cli.flags.judge().expect("good flags");
         let (stop, stopped) = oneshot::channel();
-        let running = tokio::spawn(app::run(config, fake, async {
+        let running = tokio::spawn(app::run(config, starter, async {
             let _ = stopped.await;
         }));
         Self {
@@ -58,7 +63,15 @@ impl Worker {
 
     /// One whose model is ready, and a client of it.
     pub(crate) async fn ready(fake: Fake, flags: &[&str]) -> (Self, Client) {
-        let worker = Self::start(fake, flags);
+        Self::ready_with(fake, "fake", flags).await
+    }
+
+    pub(crate) async fn ready_with(
+        starter: impl Starter,
+        model: &str,
+        flags: &[&str],
+    ) -> (Self, Client) {
+        let worker = Self::start_with(starter, model, flags);
         let mut client = worker.client().await;
         let mut reports = watch(&mut client).await;
         while next(&mut reports).await.phase != Phase::Ready {}
