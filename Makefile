@@ -84,7 +84,6 @@ soak: ## the random and exhaustive tests at full length, with a new seed unless 
 	cargo build --workspace --exclude bodhi-worker --bins
 	BODHI_SOAK=1 BODHI_EDITS=$${BODHI_EDITS:-1000} BODHI_SEED=$${BODHI_SEED:-$$RANDOM} \
 		cargo test --workspace --exclude bodhi-worker --no-fail-fast -- --nocapture
-	BODHI_SOAK=1 cargo test -p bodhi-worker --no-default-features --no-fail-fast -- --nocapture
 
 # More arguments, as in: make bench BENCH="--scale --rounds 9"
 BENCH ?=

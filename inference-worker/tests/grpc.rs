@@ -425,16 +425,12 @@ async fn answers_that_outlast_the_drain_end_with_an_error() {
 
 #[tokio::test]
 async fn callers_that_leave_free_their_slots() {
-    let rounds = match std::env::var_os("BODHI_SOAK") {
-        Some(_) => 1000,
-        None => 200,
-    };
     let fake = Fake {
         step: Duration::from_millis(1),
         ..Fake::default()
     };
-    let (_worker, client) = Worker::ready(fake, &["--queue", "256"]).await;
-    let leaving: Vec<_> = (0..rounds)
+    let (_worker, client) = Worker::ready(fake, &["--queue", "1000"]).await;
+    let leaving: Vec<_> = (0..1000)
         .map(|round: u64| {
             let mut client = client.clone();
             tokio::spawn(async move {

@@ -3,6 +3,8 @@
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
 
 use bodhi_proto::chat::{
     Embedded, Embedding, Event, FaultCode, FinishReason, Generation, OutputFormat, Prompt,
@@ -13,7 +15,7 @@ use bodhi_worker::models;
 use bodhi_worker::start::llama::Llama;
 use tempfile::TempDir;
 
-use super::support::{Client, Worker, answer, chat, next, raw, watch};
+use super::support::{Client, Worker, answer, chat, client, next, raw, ready, watch};
 use super::{finish, text, usage};
 
 #[path = "../llama/gguf.rs"]
@@ -236,5 +238,53 @@ async fn a_start_that_cannot_succeed_says_why_with_numbers() {
             .unwrap_err();
         assert_eq!(fatal.reason, reason, "{fatal}");
         assert!(fatal.message.contains(words), "{fatal}");
+    }
+}
+
+#[tokio::test]
+async fn the_program_ends_without_fault_in_the_middle_of_answers() {
+    let model = Model::new();
+    let socket = model.folder.path().join("worker.sock");
+    for round in 0..5 {
+        let mut program = tokio::process::Command::new(env!("CARGO_BIN_EXE_bodhi-worker"))
+            .args([
+                "--drain",
+                "0",
+                "--parallel-slots",
+                "2",
+                "--threads",
+                "2",
+                "--model",
+            ])
+            .arg(model.path())
+            .arg(format!("--listen=unix:{}", socket.display()))
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut client = client(socket.clone()).await;
+        ready(&mut client).await;
+        let answers: Vec<_> = (0..2)
+            .map(|_| {
+                let mut client = client.clone();
+                let mut endless = greedy(chat("On and on"), 400);
+                endless.sampling.ignore_eos = true;
+                tokio::spawn(async move { answer(&mut client, endless).await })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(20 + 15 * round)).await;
+        let id = program.id().unwrap().to_string();
+        let sent = std::process::Command::new("kill")
+            .args(["-TERM", &id])
+            .status();
+        assert!(sent.unwrap().success());
+        let status = program.wait().await.unwrap();
+        assert_eq!(status.code(), Some(0), "round {round}: {status}");
+        for answer in answers {
+            // Whole, or broken off with a word.
+            if let Err(fault) = answer.await.unwrap() {
+                assert_eq!(fault.code, FaultCode::Draining, "round {round}: {fault}");
+            }
+        }
     }
 }

@@ -73,8 +73,7 @@ impl Worker {
     ) -> (Self, Client) {
         let worker = Self::start_with(starter, model, flags);
         let mut client = worker.client().await;
-        let mut reports = watch(&mut client).await;
-        while next(&mut reports).await.phase != Phase::Ready {}
+        ready(&mut client).await;
         (worker, client)
     }
 
@@ -83,19 +82,7 @@ impl Worker {
     }
 
     pub(crate) async fn client(&self) -> Client {
-        let path = self.socket();
-        while !path.exists() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        let connect = tower::service_fn(move |_| {
-            let path = path.clone();
-            async move { UnixStream::connect(path).await.map(TokioIo::new) }
-        });
-        let channel = Endpoint::from_static("http://worker")
-            .connect_with_connector(connect)
-            .await
-            .expect("a connection");
-        InferenceClient::new(channel).max_decoding_message_size(48 << 20)
+        client(self.socket()).await
     }
 
     /// As SIGTERM does.
@@ -108,6 +95,28 @@ impl Worker {
     pub(crate) async fn ended(self) -> Result<(), Fatal> {
         self.running.await.expect("no panic")
     }
+}
+
+/// A client of whoever listens there, once somebody does.
+pub(crate) async fn client(path: PathBuf) -> Client {
+    while !path.exists() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let connect = tower::service_fn(move |_| {
+        let path = path.clone();
+        async move { UnixStream::connect(path).await.map(TokioIo::new) }
+    });
+    let channel = Endpoint::from_static("http://worker")
+        .connect_with_connector(connect)
+        .await
+        .expect("a connection");
+    InferenceClient::new(channel).max_decoding_message_size(48 << 20)
+}
+
+/// Waits until the model is ready.
+pub(crate) async fn ready(client: &mut Client) {
+    let mut reports = watch(client).await;
+    while next(&mut reports).await.phase != Phase::Ready {}
 }
 
 pub(crate) async fn watch(client: &mut Client) -> Streaming<pb::Report> {
