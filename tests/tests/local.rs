@@ -482,7 +482,8 @@ fn a_name_moves_between_workers_and_a_provider_under_load() -> anyhow::Result<()
         format!("{}/openai/v1", provider.url()),
         &["gpt-4o"],
     );
-    let here = local("m", "", "");
+    // Who asks while there is no worker is refused at once: nobody may have to wait.
+    let here = local("m", "", "scaling: {activation: {maxHeld: 0}}");
     let gateway = up(&[here.clone(), api_model.yaml()], &[], &[])?;
     has_workers(&gateway, "m", 1)?;
     let file = gateway.manifests().join("000.yaml");

@@ -60,6 +60,7 @@ pub(crate) fn run(args: &Args, connection: &Connection) -> anyhow::Result<Answer
         for object in &objects {
             text.push_str(&table(&HEADINGS, &rows(std::slice::from_ref(object))));
             text.push('\n');
+            text.push_str(&workers(object).unwrap_or_default());
             text.push_str(&conditions(object));
         }
     } else {
@@ -76,6 +77,15 @@ pub(crate) fn run(args: &Args, connection: &Connection) -> anyhow::Result<Answer
 }
 
 const HEADINGS: [&str; 5] = ["KIND", "NAME", "SERVES", "READY", "REASON"];
+
+/// Of a local model: `2 workers of a file of 2.3 GiB`.
+fn workers(object: &Value) -> Option<String> {
+    let count = object["status"]["replicas"].as_u64()?;
+    let noun = if count == 1 { "worker" } else { "workers" };
+    let size = object["status"]["artifact"]["size"].as_str();
+    let file = size.map_or_else(String::new, |size| format!(" of a file of {size}"));
+    Some(printable(&format!("{count} {noun}{file}")) + "\n\n")
+}
 
 fn conditions(object: &Value) -> String {
     let all = object["status"]["conditions"].as_array();
@@ -189,6 +199,20 @@ mod tests {
             "SecretNotFound",
         ];
         assert_eq!(row(&object), expected);
+    }
+
+    #[test]
+    fn a_local_model_shows_its_workers_and_its_file() {
+        let object = json!({"status": {"replicas": 2, "artifact": {"size": "2.3 GiB"}}});
+        assert_eq!(
+            workers(&object).unwrap(),
+            "2 workers of a file of 2.3 GiB\n\n"
+        );
+        assert_eq!(
+            workers(&json!({"status": {"replicas": 1}})).unwrap(),
+            "1 worker\n\n"
+        );
+        assert_eq!(workers(&json!({"status": {}})), None);
     }
 
     #[test]

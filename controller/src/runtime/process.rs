@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -30,6 +30,9 @@ use super::{ModelState, Observed, Runtime, Wanted};
 /// Longest path of a Unix socket, in bytes, as the system has it
 /// (<https://man7.org/linux/man-pages/man7/unix.7.html>), less a socket's own name.
 const FOLDER_MAX: usize = 107 - "/1234567890123456.sock".len();
+
+/// The version that stands for all: no data plane chooses workers any more.
+const NOBODY_ASKS: u64 = u64::MAX;
 
 /// How workers are run.
 #[derive(Debug, Clone)]
@@ -60,6 +63,8 @@ impl Config {
 pub struct ProcessRuntime {
     shared: Arc<Shared>,
     models: Mutex<HashMap<ObjectRef, Model>>,
+    /// Set once; whatever is wanted later comes too late.
+    stopping: AtomicBool,
 }
 
 /// A model's task.
@@ -98,13 +103,17 @@ impl ProcessRuntime {
                 serial: AtomicU64::new(began),
             }),
             models: Mutex::default(),
+            stopping: AtomicBool::new(false),
         })
     }
 }
 
 impl Runtime for ProcessRuntime {
-    fn want(&self, models: Vec<Wanted>) {
+    fn want(&self, mut models: Vec<Wanted>) {
         let mut tasks = self.models.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.stopping.load(Ordering::Relaxed) {
+            models.clear();
+        }
         tasks.retain(|_, model| !model.task.is_finished());
         let mut left: HashMap<ObjectRef, Wanted> = models
             .into_iter()
@@ -143,9 +152,10 @@ impl Runtime for ProcessRuntime {
     }
 
     fn stop(&self) -> BoxFuture<'_, ()> {
+        self.stopping.store(true, Ordering::Relaxed);
         self.want(Vec::new());
         // Data planes are gone or going: nobody is left to acknowledge.
-        self.acknowledge(u64::MAX);
+        self.acknowledge(NOBODY_ASKS);
         let tasks: Vec<Model> = {
             let mut models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
             models.drain().map(|(_, model)| model).collect()

@@ -26,7 +26,9 @@ use crate::runtime::backoff::Backoff;
 
 /// Longest wait until data planes have forgotten a worker; those that have not are told by the
 /// worker itself that it drains.
-const ACKNOWLEDGED: Duration = Duration::from_secs(1);
+const ACKNOWLEDGED: Duration = Duration::from_secs(5);
+/// How long requests that chose it a moment before may be on their way.
+const ON_THEIR_WAY: Duration = Duration::from_millis(500);
 /// What a worker gets besides its drain time before it is killed.
 const GRACE: Duration = Duration::from_secs(5);
 /// How long what a process has printed may take to be read once it is gone.
@@ -282,12 +284,12 @@ impl Process {
     /// Lets data planes forget it, then its requests end, then ends it.
     async fn leave(&mut self, hidden_at: u64, shared: &Shared) {
         let mut acknowledged = shared.acknowledged.subscribe();
+        let forgotten = acknowledged.wait_for(|version| *version >= hidden_at);
         // Late or not, it goes.
-        let _ = timeout(
-            ACKNOWLEDGED,
-            acknowledged.wait_for(|version| *version >= hidden_at),
-        )
-        .await;
+        let _ = timeout(ACKNOWLEDGED, forgotten).await;
+        if *shared.acknowledged.borrow() != super::NOBODY_ASKS {
+            sleep(ON_THEIR_WAY).await;
+        }
         self.signal(Signal::TERM);
         let most = shared.config.drain + GRACE;
         if timeout(most, self.child.wait()).await.is_err() {
