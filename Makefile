@@ -32,9 +32,10 @@ help: ## list the targets
 
 .PHONY: up
 up: ## build what is needed and start the gateway on http://localhost:1135
-	@scripts/setup.sh build
+	@scripts/setup.sh build worker
 	cargo build --workspace --exclude bodhi-worker --bin bodhi
-	@exec "$$CARGO_TARGET_DIR/debug/bodhi" up $(ARGS)
+	cargo build -p bodhi-worker
+	@exec "$$CARGO_TARGET_DIR/debug/bodhi" up --demo-model tests/models/demo.gguf $(ARGS)
 
 .PHONY: worker
 worker: ## build the inference worker, llama.cpp included (minutes, once)
