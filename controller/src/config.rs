@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bodhi_net::identity::{Identity, PemError, PemFile, Role, Server};
 use bodhi_proto::names::{ModelName, TokenId};
@@ -37,11 +38,26 @@ pub struct PolicyFlags {
 }
 
 /// Flags of local models, shared by `bodhi-controller` and `bodhi up`.
-#[derive(Debug, Clone, Default, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct WorkerFlags {
     /// The program that runs local models [default: `bodhi-worker` beside this one]
     #[arg(long, env = "BODHI_WORKER", value_name = "FILE")]
     pub worker_binary: Option<PathBuf>,
+    /// Seconds without an answer after which a worker counts as hung, is killed and replaced
+    #[arg(
+        long,
+        env = "BODHI_WORKER_PATIENCE",
+        value_name = "SECONDS",
+        default_value = "30"
+    )]
+    pub worker_patience: NonZeroU32,
+}
+
+impl WorkerFlags {
+    /// The patience with workers.
+    pub fn patience(&self) -> Duration {
+        Duration::from_secs(self.worker_patience.get().into())
+    }
 }
 
 /// Flags of where data planes connect.
@@ -233,6 +249,8 @@ pub struct Config {
     pub static_tokens: Vec<Arc<Token>>,
     /// The workers' program; `None`: `bodhi-worker` beside the running one.
     pub worker_binary: Option<PathBuf>,
+    /// How long a worker may be silent before it counts as hung.
+    pub worker_patience: Duration,
 }
 
 #[cfg(test)]

@@ -70,6 +70,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         namespace: cli.namespace,
         policy: cli.policy.policy()?,
         static_tokens: cli.policy.static_tokens()?,
+        worker_patience: cli.worker.patience(),
         worker_binary: cli.worker.worker_binary,
     })
     .await?;

@@ -108,12 +108,12 @@ pub fn alias(name: &str, served: &str, api_model: &str, model: &str) -> String {
     )
 }
 
-/// An Alias that runs a model itself: `local` are more fields of `spec.target.local`, `more` lines
-/// of `spec`, both as YAML. The fake engine reads no file.
-pub fn local(name: &str, local: &str, more: &str) -> String {
+/// An Alias that runs the model at `source` itself. `local` are more fields of `spec.target.local`,
+/// `more` lines of `spec`, both as YAML.
+pub fn local(name: &str, source: &str, local: &str, more: &str) -> String {
     let mut yaml = format!(
         "apiVersion: bodhi.dev/v1alpha1\nkind: Alias\nmetadata: {{name: {name}}}\nspec:\n  \
-         target: {{type: Local, local: {{source: 'file:///fake.gguf', {local}}}}}\n"
+         target: {{type: Local, local: {{source: '{source}', {local}}}}}\n"
     );
     for line in more.lines() {
         let _ = writeln!(yaml, "  {line}");

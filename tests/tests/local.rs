@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use bodhi_tests::gateway::{Gateway, PROMPT};
-use bodhi_tests::manifests::{ApiModel, alias, local};
+use bodhi_tests::manifests::{self, ApiModel, alias};
 use bodhi_tests::process::{binary, eventually, signal};
 use bodhi_tests::scripted::Scripted;
 use bodhi_tests::told::Told;
-use bodhi_tests::wire::{self, End, Response};
+use bodhi_tests::wire::{self, End, Response, Wire};
 use serde_json::{Value, json};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -23,6 +23,11 @@ fn up(manifests: &[String], arguments: &[&str], env: &[(&str, &str)]) -> anyhow:
     let worker = worker.to_str().context("UTF-8")?;
     let arguments = [&["--worker-binary", worker], arguments].concat();
     Gateway::with(manifests, &arguments, env)
+}
+
+/// An Alias for the fake engine, which reads no file.
+fn local(name: &str, local: &str, more: &str) -> String {
+    manifests::local(name, "file:///fake.gguf", local, more)
 }
 
 /// A conversation of one message.
@@ -471,6 +476,66 @@ fn worker_of(gateway: &mut Gateway, name: &str) -> anyhow::Result<u32> {
             .any(|argument| argument == alias.as_bytes())
     });
     worker.with_context(|| format!("no worker of {name}"))
+}
+
+/// A stopped process holds its connections open and says nothing, as one that hangs does.
+#[test]
+fn a_worker_that_hangs_is_replaced_and_keeps_nobody_waiting_for_long() -> anyhow::Result<()> {
+    let two = "scaling: {mode: External, replicas: 2}\nloadBalancing: {strategy: LeastLoad}";
+    let mut gateway = up(
+        &[local("m", "", two)],
+        &["--worker-patience", "3"],
+        &[("BODHI_WORKER_FAKE_STEP", "2000")],
+    )?;
+    has_workers(&gateway, "m", 2)?;
+    let open = |text: &str| -> anyhow::Result<Wire> {
+        let body = with(ask("m", text), json!({"stream": true})).to_string();
+        let mut stream = gateway.connect()?;
+        stream.send(&gateway.request("POST", CHAT, body.as_bytes()))?;
+        stream.read_until(|bytes| memchr::memmem::find(bytes, b"\"content\":\"w").is_some())?;
+        Ok(stream)
+    };
+    // One at each.
+    let mut streams = [open("<<1000>>")?, open("<<1000>>")?];
+    let hung = worker_of(&mut gateway, "m")?;
+    signal(hung, "STOP")?;
+    let stopped = Instant::now();
+    let (mut cut, mut whole) = (0, 0);
+    for stream in &mut streams {
+        let answer = stream.response()?;
+        let told = Told::read(&answer)?;
+        match &told.error {
+            Some(error) => {
+                ensure!(
+                    error["code"] == "worker_lost" && !told.done,
+                    "{}",
+                    answer.text()
+                );
+                ensure!(told.finish(0).is_none() && answer.end != End::Complete);
+                cut += 1;
+            }
+            None => {
+                ensure!(
+                    told.done && told.text(0) == words(1000),
+                    "{}",
+                    answer.text()
+                );
+                whole += 1;
+            }
+        }
+    }
+    let waited = stopped.elapsed();
+    ensure!((cut, whole) == (1, 1), "{cut} cut, {whole} whole");
+    ensure!(waited < Duration::from_secs(15), "{waited:?}");
+    has_workers(&gateway, "m", 2)?;
+    ensure!(
+        !gateway.process().children()?.contains(&hung),
+        "it is still there"
+    );
+    for _ in 0..8 {
+        ensure!(said(&gateway, &ask("m", "<<a>>"))? == "a");
+    }
+    gateway.finish()
 }
 
 #[test]

@@ -119,6 +119,7 @@ async fn serve(args: Args, data: PathBuf, output: Output) -> anyhow::Result<Answ
         namespace: NAMESPACE.into(),
         policy: args.policy.policy()?,
         static_tokens: args.policy.static_tokens()?,
+        worker_patience: args.worker.patience(),
         worker_binary: args.worker.worker_binary,
     })
     .await?;

@@ -76,6 +76,7 @@ impl Controller {
         });
         let runtime = ProcessRuntime::new(process::Config {
             program: config.worker_binary,
+            patience: config.worker_patience,
             ..process::Config::new(config.data.join("workers"))
         })?;
         let runtime: Arc<dyn Runtime> = Arc::new(runtime);
