@@ -77,7 +77,18 @@ test-sdk: ## the official Python and Node libraries, directly and through the ga
 	@scripts/setup.sh build sdk
 	cargo build --workspace --exclude bodhi-worker --bins
 	tests/sdk/run.sh install
-	cargo test --workspace --exclude bodhi-worker --test sdk -- --ignored --test-threads=1
+	cargo test --workspace --exclude bodhi-worker --test sdk -- --ignored --test-threads=1 \
+		--skip libraries_on_models_that_run_here
+
+# Not part of `make test` yet: it asks the demo model for counts and tool calls that it gets right
+# too seldom so far (tests/models/README.md has the figures). It needs more training.
+.PHONY: test-local
+test-local: ## client libraries and agents on local models: the demo model and MiniLM
+	@scripts/setup.sh build worker sdk
+	cargo build --workspace --exclude bodhi-worker --bins
+	cargo build -p bodhi-worker
+	cargo test --workspace --exclude bodhi-worker --test sdk -- --ignored --nocapture \
+		libraries_on_models_that_run_here
 
 .PHONY: soak
 soak: ## the random and exhaustive tests at full length, with a new seed unless BODHI_SEED=n
