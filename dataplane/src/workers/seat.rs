@@ -44,6 +44,21 @@ pub struct Seat {
 impl Seat {
     fn take(pool: &Arc<Pool>, worker: &Arc<Worker>) -> Self {
         worker.own.fetch_add(1, Ordering::Relaxed);
+        Self::taken(pool, worker)
+    }
+
+    /// Only where a slot is free. Threads ask at the same time: who counts first has it.
+    fn take_free(pool: &Arc<Pool>, worker: &Arc<Worker>) -> Option<Self> {
+        let others = worker.others.load(Ordering::Relaxed);
+        let counted = worker
+            .own
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |own| {
+                (own.saturating_add(others) < worker.endpoint.slots).then_some(own + 1)
+            });
+        counted.ok().map(|_| Self::taken(pool, worker))
+    }
+
+    fn taken(pool: &Arc<Pool>, worker: &Arc<Worker>) -> Self {
         pool.in_flight.fetch_add(1, Ordering::Relaxed);
         Self {
             pool: Arc::clone(pool),
@@ -123,7 +138,11 @@ impl Pool {
             let told = self.room.notified();
             let view = self.view.load_full();
             if let Some(worker) = view.choose_free(head) {
-                return Ok(Seat::take(self, worker));
+                match Seat::take_free(self, worker) {
+                    Some(seat) => return Ok(seat),
+                    // Another thread was quicker; another worker may be free.
+                    None => continue,
+                }
             }
             if view.workers.is_empty() {
                 view.failed()?;
