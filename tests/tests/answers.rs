@@ -78,7 +78,8 @@ fn errors_come_in_the_envelope_of_the_surface() -> anyhow::Result<()> {
     let gateway = Gateway::in_front_of(&provider)?;
     for (surface, target, body) in surfaces("no-such-model") {
         let bearer = format!("Bearer {}", gateway.token);
-        let broken = format!("Bearer {}x", &gateway.token[..gateway.token.len() - 1]);
+        let (kept, last) = gateway.token.split_at(gateway.token.len() - 1);
+        let broken = format!("Bearer {kept}{}", if last == "x" { "y" } else { "x" });
         let cases = [
             ("no credential", "POST", Vec::new(), body.as_str(), 401),
             (
