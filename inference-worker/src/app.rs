@@ -1,12 +1,13 @@
 //! The worker put together: the only place that constructs its rooms and connects them.
 
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bodhi_net::{drain, logging};
-use bodhi_proto::chat::Phase;
+use bodhi_proto::chat::{Fault, FaultCode, Phase};
 use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -14,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::Admin;
 use crate::config::{Config, Flags};
 use crate::exit::{Fatal, Reason};
-use crate::grpc::{Listener, Service};
+use crate::grpc::{InFlight, Listener, Service};
 use crate::metrics::Counters;
 use crate::serving::Serving;
 use crate::start::{Starter, start};
@@ -122,19 +123,17 @@ pub async fn run(
     let server = tokio::spawn(service.serve(listener, closed.clone().cancelled_owned()));
     tokio::spawn(tell(Arc::clone(&state)));
 
-    let ended = tokio::select! {
-        fatal = live(&flags, starter, &state) => Err(fatal),
-        () = stop => Ok(()),
-    };
+    let ended = serve(&flags, starter, &state, &in_flight, stop).await;
     match &ended {
-        Ok(()) => {
-            state.move_to(Phase::Draining);
-            // Either way it is over: those who took too long are told so.
-            let _ = timeout(flags.drain(), in_flight.ended()).await;
+        Ok(()) => in_flight.cut(Fault::new(
+            FaultCode::Draining,
+            "the worker went down before the answer was complete",
+        )),
+        Err(fatal) => {
+            state.move_to(Phase::Failed(fatal.failure()));
+            in_flight.cut(Fault::new(FaultCode::Failed, fatal.to_string()));
         }
-        Err(fatal) => state.move_to(Phase::Failed(fatal.failure())),
     }
-    in_flight.cut();
     // Before the connections end: later the path may be a successor's.
     if let Some(path) = socket
         && let Err(error) = std::fs::remove_file(&path)
@@ -155,6 +154,27 @@ async fn serve_admin(admin: Admin, address: SocketAddr) -> Result<SocketAddr, Fa
     let address = listener.local_addr().map_err(cannot)?;
     tokio::spawn(admin.serve(listener));
     Ok(address)
+}
+
+/// Lives until `stop`, and then for as long as requests are in flight, up to the drain time.
+async fn serve(
+    flags: &Flags,
+    starter: impl Starter,
+    state: &Arc<State>,
+    in_flight: &InFlight,
+    stop: impl Future<Output = ()>,
+) -> Result<(), Fatal> {
+    let mut living = Box::pin(live(flags, starter, state));
+    tokio::select! {
+        fatal = &mut living => return Err(fatal),
+        () = stop => {}
+    }
+    state.move_to(Phase::Draining);
+    tokio::select! {
+        fatal = &mut living => Err(fatal),
+        // Either way it is over: those who took too long are told so.
+        _ = timeout(flags.drain(), in_flight.ended()) => Ok(()),
+    }
 }
 
 /// Lives until something fatal happens.
@@ -201,20 +221,23 @@ async fn exhausts(serving: &Serving) -> Fatal {
 
 /// Logs each phase, and its progress in steps of ten percent.
 async fn tell(state: Arc<State>) {
+    // There, a download draws its own bar.
+    let draws = std::io::stderr().is_terminal();
     let mut phase = state.watch();
-    let mut told = String::new();
+    let mut told = None;
     loop {
         let now = phase.borrow_and_update().clone();
-        let step = match &now {
+        let tenth = match &now {
+            Phase::Downloading(_) if draws => None,
             Phase::Downloading(progress) | Phase::Loading(progress) => {
                 progress.percent().map(|percent| percent / 10)
             }
             _ => None,
         };
-        let line = format!("{:?}{step:?}", std::mem::discriminant(&now));
-        if line != told {
+        let step = Some((std::mem::discriminant(&now), tenth));
+        if step != told {
             tracing::info!("{}", describe(&now));
-            told = line;
+            told = step;
         }
         if phase.changed().await.is_err() {
             return;

@@ -7,7 +7,7 @@ mod listen;
 mod validate;
 mod watch;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bodhi_proto::chat::{
@@ -51,6 +51,7 @@ pub struct Service {
 pub struct InFlight {
     count: Arc<value::Sender<usize>>,
     cut: CancellationToken,
+    last_word: Arc<OnceLock<Fault>>,
 }
 
 impl InFlight {
@@ -65,9 +66,17 @@ impl InFlight {
         let _ = self.count.subscribe().wait_for(|count| *count == 0).await;
     }
 
-    /// Ends each with an error, and all watching.
-    pub fn cut(&self) {
+    /// Ends each with this fault, and all watching.
+    pub fn cut(&self, fault: Fault) {
+        // The first one counts: it is the reason.
+        let _ = self.last_word.set(fault);
         self.cut.cancel();
+    }
+
+    /// What those who are cut are told.
+    fn last_word(&self) -> Fault {
+        let unsaid = || Fault::new(FaultCode::Draining, "the worker goes down");
+        self.last_word.get().cloned().unwrap_or_else(unsaid)
     }
 }
 

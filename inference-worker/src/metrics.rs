@@ -82,62 +82,13 @@ impl Counters {
     /// Everything as text.
     pub fn render(&self, scrape: &Scrape) -> String {
         let mut out = String::with_capacity(4096);
-        self.phase(&mut out, &scrape.phase);
+        render_phase(&mut out, &scrape.phase);
         self.requests(&mut out);
         self.tokens(&mut out);
         if let Some(load) = &scrape.load {
             render_load(&mut out, load);
         }
         out
-    }
-
-    fn phase(&self, out: &mut String, phase: &Phase) {
-        head(
-            out,
-            "bodhi_worker_phase",
-            "gauge",
-            "1 for the phase that holds",
-        );
-        let (now, progress) = match phase {
-            Phase::Downloading(progress) => ("downloading", Some(progress)),
-            Phase::Loading(progress) => ("loading", Some(progress)),
-            Phase::WarmingUp => ("warming_up", None),
-            Phase::Ready => ("ready", None),
-            Phase::Draining => ("draining", None),
-            Phase::Failed(_) => ("failed", None),
-        };
-        let all = [
-            "downloading",
-            "loading",
-            "warming_up",
-            "ready",
-            "draining",
-            "failed",
-        ];
-        for name in all {
-            let value = u8::from(name == now);
-            line(
-                out,
-                "bodhi_worker_phase",
-                &format!("{{phase=\"{name}\"}}"),
-                value,
-            );
-        }
-        if let Some(progress) = progress {
-            let (done, total) = match phase {
-                Phase::Downloading(_) => (
-                    "bodhi_worker_download_bytes",
-                    "bodhi_worker_download_size_bytes",
-                ),
-                _ => ("bodhi_worker_load_thousandths", ""),
-            };
-            head(out, done, "gauge", "progress of the phase");
-            line(out, done, "", progress.done);
-            if let (Some(all), false) = (progress.total, total.is_empty()) {
-                head(out, total, "gauge", "bytes of the model");
-                line(out, total, "", all.get());
-            }
-        }
     }
 
     fn requests(&self, out: &mut String) {
@@ -176,6 +127,45 @@ impl Counters {
                 counter.load(Relaxed),
             );
         }
+    }
+}
+
+fn render_phase(out: &mut String, phase: &Phase) {
+    let name = "bodhi_worker_phase";
+    head(out, name, "gauge", "1 for the phase that holds");
+    for (label, holds) in [
+        ("downloading", matches!(phase, Phase::Downloading(_))),
+        ("loading", matches!(phase, Phase::Loading(_))),
+        ("warming_up", *phase == Phase::WarmingUp),
+        ("ready", *phase == Phase::Ready),
+        ("draining", *phase == Phase::Draining),
+        ("failed", matches!(phase, Phase::Failed(_))),
+    ] {
+        line(
+            out,
+            name,
+            &format!("{{phase=\"{label}\"}}"),
+            u8::from(holds),
+        );
+    }
+    let mut gauge = |name: &str, help: &str, value: u64| {
+        head(out, name, "gauge", help);
+        line(out, name, "", value);
+    };
+    match phase {
+        Phase::Downloading(progress) => {
+            let help = "bytes of the model that are here";
+            gauge("bodhi_worker_download_bytes", help, progress.done);
+            if let Some(all) = progress.total {
+                let help = "bytes of the model";
+                gauge("bodhi_worker_download_size_bytes", help, all.get());
+            }
+        }
+        Phase::Loading(progress) => {
+            let help = "thousandths of the model that are in memory";
+            gauge("bodhi_worker_load_thousandths", help, progress.done);
+        }
+        _ => {}
     }
 }
 

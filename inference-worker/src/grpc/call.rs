@@ -33,6 +33,11 @@ impl Call {
         &self.in_flight.cut
     }
 
+    /// What its caller is told then.
+    pub(super) fn last_word(&self) -> Fault {
+        self.in_flight.last_word()
+    }
+
     /// A part of the request's work.
     pub(super) async fn run<T>(
         &mut self,
@@ -40,7 +45,7 @@ impl Call {
     ) -> Result<T, Status> {
         let done = tokio::select! {
             done = work => done,
-            () = self.in_flight.cut.cancelled() => Err(cut_off()),
+            () = self.in_flight.cut.cancelled() => Err(self.in_flight.last_word()),
         };
         done.map_err(|fault| self.fail(fault))
     }
@@ -79,10 +84,4 @@ impl Drop for Call {
         self.counters.ended(self.method, self.outcome);
         self.in_flight.count.send_modify(|count| *count -= 1);
     }
-}
-
-/// What is said to those who ran longer than the drain.
-pub(super) fn cut_off() -> Fault {
-    let message = "the worker went down before the answer was complete";
-    Fault::new(FaultCode::Draining, message)
 }

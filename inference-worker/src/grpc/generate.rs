@@ -14,7 +14,7 @@ use futures_util::{Stream, StreamExt as _};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
 
-use super::call::{Call, cut_off};
+use super::call::Call;
 use crate::serving::Answers;
 
 type Events = BoxStream<'static, Result<Vec<ReplyEvent>, Fault>>;
@@ -64,7 +64,10 @@ impl Stream for Replies {
                 let message = "the engine ended before the answer did";
                 Err(self.fail(Fault::new(FaultCode::Failed, message)))
             }
-            Poll::Pending if self.cut.as_mut().poll(cx).is_ready() => Err(self.fail(cut_off())),
+            Poll::Pending if self.cut.as_mut().poll(cx).is_ready() => {
+                let fault = self.call.last_word();
+                Err(self.fail(fault))
+            }
             Poll::Pending => return Poll::Pending,
         };
         Poll::Ready(Some(next))

@@ -70,6 +70,10 @@ fn purpose(flags: &Flags, header: &Header) -> Result<Purpose, Fatal> {
         return Err(Fatal::new(Reason::InvalidSettings, message));
     }
     let [text, embeddings, rerank] = given;
+    if rerank && header.pooling != Some(gguf::Pooling::Rank) {
+        let message = "--features rerank: the file is no reranker (its pooling_type is not rank)";
+        return Err(Fatal::new(Reason::InvalidSettings, message));
+    }
     let encodes = header.causal == Some(false);
     let pooled = header
         .pooling

@@ -204,7 +204,7 @@ async fn a_start_that_cannot_succeed_says_why_with_numbers() {
     std::fs::write(&corrupt, &bytes[..bytes.len() / 2]).unwrap();
     let corrupt = corrupt.display().to_string();
     let huge = ["--context-length", "16777216", "--parallel-slots", "64"];
-    let cases: [(&str, &[&str], Reason, &str); 4] = [
+    let cases: [(&str, &[&str], Reason, &str); 5] = [
         (
             &path,
             &huge,
@@ -216,6 +216,12 @@ async fn a_start_that_cannot_succeed_says_why_with_numbers() {
             &["--features", "chat,rerank"],
             Reason::InvalidSettings,
             "--features",
+        ),
+        (
+            &path,
+            &["--features", "rerank"],
+            Reason::InvalidSettings,
+            "no reranker",
         ),
         (
             &path,
