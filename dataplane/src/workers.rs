@@ -47,8 +47,9 @@ impl Worker {
 
     /// Takes in what the worker says of itself, at the end of one of our requests.
     pub fn reported(&self, load: &Load) {
-        // The request that brings the report has left its slot, and is still counted here.
-        let own = self.own.load(Ordering::Relaxed).saturating_sub(1);
+        // The request that brings the report may still count on both sides, or on ours alone: too
+        // little is soon put right, too much would keep requests away until the next report.
+        let own = self.own.load(Ordering::Relaxed);
         let others = (load.busy + load.queued).saturating_sub(own);
         self.others.store(others, Ordering::Relaxed);
     }
