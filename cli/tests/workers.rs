@@ -321,11 +321,11 @@ fn clients_that_leave_at_any_moment_leave_every_slot_free() -> anyhow::Result<()
         rig.serve([worker])?;
         let mut all = Vec::new();
         for _ in 0..4 {
-            all.push(rig.send("<<300>>", true)?);
+            all.push(rig.send("<<200>>", true)?);
         }
         worker.has(4, 0)?;
         for wire in &mut all {
-            whole(&wire.response()?, &words(300))?;
+            whole(&wire.response()?, &words(200))?;
         }
     }
     Ok(())
