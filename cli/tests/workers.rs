@@ -145,6 +145,23 @@ fn a_client_that_leaves_waits_no_more() -> anyhow::Result<()> {
     whole(&stays.response()?, &words(1))
 }
 
+/// Workers that are to go are hidden before they go, but a request may have chosen one by then.
+#[test]
+fn what_no_worker_has_touched_goes_where_its_name_leads_now() -> anyhow::Result<()> {
+    let rig = Rig::start(Pool {
+        hold_timeout: Duration::from_secs(2),
+        ..pool(PoolState::Starting)
+    })?;
+    let mut waiting = [rig.send("<<5>>", true)?, rig.send("<<5>>", false)?];
+    rig.demands(0, 2)?;
+    let worker = rig.worker(&[])?;
+    rig.move_to("elsewhere", &worker)?;
+    whole(&waiting[0].response()?, &words(5))?;
+    let answer = waiting[1].response()?;
+    ensure!(answer.status == 200, "{}", answer.text());
+    Ok(())
+}
+
 #[test]
 fn a_full_worker_refuses_and_another_is_asked() -> anyhow::Result<()> {
     let rig = Rig::start(pool(PoolState::Ready))?;

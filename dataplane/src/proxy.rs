@@ -25,6 +25,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::{ArcSwapOption, Cache};
 use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, Uri};
 use hyper::body::Incoming;
 use tokio::sync::Notify;
@@ -46,8 +47,9 @@ use crate::telemetry::{AccessLog, Metrics, RequestId, ThreadTelemetry};
 use crate::upstream::{self, Upstreams};
 use crate::workers::Connections;
 
-use body::Prepared;
+use body::{Body, Prepared};
 use farewell::Farewell;
+use local::NotRun;
 use passthrough::SpliceBody;
 use relay::{Relay, Source};
 use route::Backend;
@@ -124,6 +126,15 @@ pub struct Proxy {
 enum Reply {
     Full(Response<Bytes>),
     Relay(Response<Box<Relay>>),
+}
+
+/// A request that names a model, taken in.
+struct Asking<'a> {
+    token: &'a Token,
+    call: &'a Call,
+    head: &'a Parts,
+    asked: &'a str,
+    body: &'a Body,
 }
 
 impl Proxy {
@@ -249,7 +260,7 @@ impl Proxy {
         Ok(Reply::Full(response))
     }
 
-    /// A request that names a model: takes it in, finds its route and passes it on.
+    /// A request that names a model: takes it in and passes it on.
     async fn forward(
         &self,
         active: &Active,
@@ -266,17 +277,58 @@ impl Proxy {
         let asked = route::asked_model(call, body)?;
         exchange.model(&asked);
         self.judge_links(token, active, body).await?;
-        let chosen = route::choose(active, token, call, &asked)?;
+        let asking = Asking {
+            token,
+            call,
+            head: &head,
+            asked: &asked,
+            body,
+        };
+        match self.dispatch(active, &asking, exchange).await {
+            Ok(reply) => Ok(reply),
+            Err(NotRun::Failed(failure)) => Err(failure),
+            // Workers that are to go are hidden first, but not from a request that has chosen one
+            // by then: what no worker has touched goes where the name leads now.
+            Err(NotRun::Untouched(failure)) => match self.newer_than(active) {
+                Some(newer) => Box::pin(self.dispatch(&newer, &asking, exchange))
+                    .await
+                    .map_err(NotRun::into_failure),
+                None => Err(failure),
+            },
+        }
+    }
+
+    /// The configuration that is served from now, if it is another one.
+    fn newer_than(&self, active: &Active) -> Option<Arc<Active>> {
+        let now = self.active.borrow_mut().load().clone();
+        now.filter(|now| !std::ptr::eq(&**now, active))
+    }
+
+    /// Finds a request's route and calls whoever it leads to.
+    async fn dispatch(
+        &self,
+        active: &Active,
+        asking: &Asking<'_>,
+        exchange: &mut Exchange,
+    ) -> Result<Reply, NotRun> {
+        let Asking {
+            token,
+            call,
+            head,
+            asked,
+            body,
+        } = *asking;
+        let chosen = route::choose(active, token, call, asked)?;
         let provider = match &chosen.backend {
             Backend::Provider(provider) => provider,
             Backend::Pool(pool) => {
                 let body = local::prepare(active, &chosen, body);
-                return Box::pin(self.run(call, &asked, pool, body, exchange)).await;
+                return Box::pin(self.run(call, asked, pool, body, exchange)).await;
             }
         };
         let permit = provider.enter()?;
         let sent = passthrough::prepare(active, call, &chosen, provider, body);
-        let head = passthrough::head(provider, &chosen.model, call, &head)?;
+        let head = passthrough::head(provider, &chosen.model, call, head)?;
         let response = self.call(provider, head, sent, exchange).await?;
         let recorder = self.recorder(call, &provider.upstream, token, &response);
         let (parts, body) = response.into_parts();

@@ -84,14 +84,15 @@ pub(crate) fn pool(state: PoolState) -> Pool {
     }
 }
 
-fn served() -> ServedName {
+/// The served name, led to this object.
+fn served(to: ObjectRef) -> ServedName {
     ServedName {
         key: ServedKey::parse(&format!("general/exact/{MODEL}")).expect("a name"),
         owner: alias(),
         created: 1,
         visibility: Visibility::Public,
         serving: Serving::Routes(vec![Route {
-            upstream: alias(),
+            upstream: to,
             model: RouteModel::AsAsked,
             exposed: None,
             weight: NonZeroU32::MIN,
@@ -161,7 +162,7 @@ impl Rig {
         };
         rig.publish(Publication {
             upstreams: Some(Vec::new()),
-            served_names: Some(vec![Arc::new(served())]),
+            served_names: Some(vec![Arc::new(served(alias()))]),
             credentials: Some(Vec::new()),
             policy: Some(Arc::default()),
             tokens: Tokens::All(vec![Arc::new(token())]),
@@ -221,6 +222,28 @@ impl Rig {
         let workers = workers.into_iter().map(|w| Arc::clone(&w.endpoint));
         self.publish(Publication {
             endpoints: Some(workers.collect()),
+            ..Publication::default()
+        })
+    }
+
+    /// From now on the name leads to another object's pool, which has this worker.
+    pub(crate) fn move_to(&self, name: &str, worker: &Worker) -> anyhow::Result<()> {
+        let object = ObjectRef::alias("bodhi", name);
+        let endpoint = WorkerEndpoint {
+            id: WorkerId {
+                pool: object.clone(),
+                worker: Arc::clone(&worker.endpoint.id.worker),
+            },
+            ..WorkerEndpoint::clone(&worker.endpoint)
+        };
+        let pool = Pool {
+            object: object.clone(),
+            ..pool(PoolState::Ready)
+        };
+        self.publish(Publication {
+            served_names: Some(vec![Arc::new(served(object))]),
+            pools: Some(vec![Arc::new(pool)]),
+            endpoints: Some(vec![Arc::new(endpoint)]),
             ..Publication::default()
         })
     }

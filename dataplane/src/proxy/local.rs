@@ -10,6 +10,30 @@ mod form;
 
 pub(super) use answer::Answer;
 
+/// Why no worker answers.
+#[derive(Debug)]
+pub(super) enum NotRun {
+    /// None has acted on the request: whoever else serves the name may be asked.
+    Untouched(Failure),
+    /// This is what the client is told.
+    Failed(Failure),
+}
+
+impl NotRun {
+    /// What the client is told when nobody else is asked.
+    pub(super) fn into_failure(self) -> Failure {
+        match self {
+            Self::Untouched(failure) | Self::Failed(failure) => failure,
+        }
+    }
+}
+
+impl From<Failure> for NotRun {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -54,34 +78,36 @@ impl Proxy {
         pool: &Arc<Pool>,
         body: Bytes,
         exchange: &mut Exchange,
-    ) -> Result<Reply, Failure> {
+    ) -> Result<Reply, NotRun> {
         let object = pool.pool().object.clone();
         exchange.attempt(&object);
         match call {
             Call::Chat => {
-                let (mut generation, delivery) = openai_chat::parse(&body)?;
+                let (mut generation, delivery) =
+                    openai_chat::parse(&body).map_err(Failure::from)?;
                 put_system_prompt(pool, &mut generation);
                 let form = Form::Chat(Box::new(generation), delivery);
                 self.generate(call, model, pool, form, exchange).await
             }
             Call::Completions => {
-                let form = Form::Completions(Box::new(openai_completions::parse(&body)?));
+                let request = openai_completions::parse(&body).map_err(Failure::from)?;
+                let form = Form::Completions(Box::new(request));
                 self.generate(call, model, pool, form, exchange).await
             }
             Call::Embeddings => {
-                let request = embeddings::parse(&body)?;
+                let request = embeddings::parse(&body).map_err(Failure::from)?;
                 let embedded = self.embed(pool, request.embedding.clone()).await?;
                 let document =
                     request
                         .respond(&embedded, model)
                         .map_err(|refused| match refused {
-                            embeddings::Refused::Request(fault) => fault.into(),
+                            embeddings::Refused::Request(fault) => Failure::from(fault),
                             embeddings::Refused::Reply(bad) => bad_reply(&object, bad),
                         })?;
                 Ok(Reply::Full(json(document)))
             }
             Call::Rerank => {
-                let request = rerank::parse(&body)?;
+                let request = rerank::parse(&body).map_err(Failure::from)?;
                 let reranked = self.rerank(pool, request.reranking.clone()).await?;
                 let document = request.respond(&reranked, model);
                 let document = document.map_err(|bad| bad_reply(&object, bad))?;
@@ -89,7 +115,7 @@ impl Proxy {
             }
             other => {
                 debug_assert!(false, "{other:?} is not served by workers");
-                Err(Failure::Internal)
+                Err(Failure::Internal.into())
             }
         }
     }
@@ -102,7 +128,7 @@ impl Proxy {
         pool: &Arc<Pool>,
         form: Form,
         exchange: &mut Exchange,
-    ) -> Result<Reply, Failure> {
+    ) -> Result<Reply, NotRun> {
         let head = Head {
             id: exchange.id().to_string(),
             created: SystemTime::now()

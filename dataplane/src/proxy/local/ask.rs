@@ -16,7 +16,7 @@ use bodhi_proto::names::ObjectRef;
 use bodhi_proto::snapshot::WorkerId;
 use bodhi_proto::wire::inference as pb;
 
-use super::no_seat;
+use super::{NotRun, no_seat};
 use crate::api::error::Failure;
 use crate::balance::{self, Head};
 use crate::proxy::Proxy;
@@ -96,13 +96,19 @@ impl Proxy {
         &self,
         pool: &Arc<Pool>,
         generations: impl Iterator<Item = Generation>,
-    ) -> Result<Asked, Failure> {
+    ) -> Result<Asked, NotRun> {
         let asked = generations
             .enumerate()
             .map(|(prompt, generation)| self.ask_one(pool, prompt, generation));
+        let asked = join_all(asked).await;
+        let untouched = |one: &Result<One, NotRun>| matches!(one, Err(NotRun::Untouched(_)));
+        let all_untouched = asked.iter().all(untouched);
         let mut streams = SelectAll::new();
-        for one in join_all(asked).await {
-            streams.push(one?);
+        for one in asked {
+            streams.push(one.map_err(|not_run| match not_run {
+                NotRun::Untouched(failure) if !all_untouched => NotRun::Failed(failure),
+                not_run => not_run,
+            })?);
         }
         Ok(Asked(streams))
     }
@@ -112,7 +118,7 @@ impl Proxy {
         pool: &Arc<Pool>,
         prompt: usize,
         generation: Generation,
-    ) -> Result<One, Failure> {
+    ) -> Result<One, NotRun> {
         let object = pool.pool().object.clone();
         let head = balance::head_of(&generation.prompt);
         let request = generation.encode();
@@ -139,7 +145,7 @@ impl Proxy {
         &self,
         pool: &Arc<Pool>,
         embedding: Embedding,
-    ) -> Result<Embedded, Failure> {
+    ) -> Result<Embedded, NotRun> {
         let request = embedding.encode();
         let head = Head::default();
         let (_, embedded) = self
@@ -155,7 +161,7 @@ impl Proxy {
         &self,
         pool: &Arc<Pool>,
         reranking: Reranking,
-    ) -> Result<Reranked, Failure> {
+    ) -> Result<Reranked, NotRun> {
         let request = reranking.encode();
         let head = Head::default();
         let (_, reranked) = self
@@ -172,17 +178,19 @@ impl Proxy {
         pool: &Arc<Pool>,
         head: Head,
         ask: impl AsyncFn(Client) -> Result<T, tonic::Status>,
-    ) -> Result<(Seat, T), Failure> {
+    ) -> Result<(Seat, T), NotRun> {
         let object = pool.pool().object.clone();
         let mut tried: Vec<WorkerId> = Vec::new();
         let mut last = None;
         loop {
             let seat = match pool.seat(head, &tried).await {
                 Ok(seat) => seat,
-                Err(NoSeat::AllTried) => {
-                    return Err(last.unwrap_or_else(|| no_seat(&object, &NoSeat::AllTried)));
+                Err(why) => {
+                    // What a worker said of itself tells more.
+                    let said = last.filter(|_| why == NoSeat::AllTried);
+                    let failure = said.unwrap_or_else(|| no_seat(&object, &why));
+                    return Err(NotRun::Untouched(failure));
                 }
-                Err(why) => return Err(no_seat(&object, &why)),
             };
             let endpoint = Arc::clone(&seat.worker().endpoint);
             let called = match self.workers.client(&endpoint).await {
@@ -197,7 +205,7 @@ impl Proxy {
                 Err(CallFailure::Fault(fault)) => {
                     let failed = failure(&object, fault.clone());
                     if !may_go_elsewhere(fault.code) {
-                        return Err(failed);
+                        return Err(failed.into());
                     }
                     last = Some(failed);
                 }
