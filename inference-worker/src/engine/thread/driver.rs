@@ -399,7 +399,9 @@ impl Request {
         finish: Option<FinishReason>,
     ) {
         let hidden = is_end || (model.is_control(token) && !self.preserved.contains(&token));
-        let logprob = self.logprobs.map(|k| logprob(model, token, logits, k));
+        // They are told of content, which what is hidden is not.
+        let wanted = self.logprobs.filter(|_| !hidden);
+        let logprob = wanted.map(|k| logprob(model, token, logits, k));
         self.sender.send(choice, |piece| {
             piece.tokens.push(token);
             if !hidden {

@@ -279,7 +279,8 @@ async fn tells_how_likely_tokens_were() {
         ..job(&runner, "<<ab>>")
     };
     let (answers, _) = collect(runner.submit(asked).unwrap()).await.unwrap();
-    assert_eq!(answers[0].logprobs.len(), 3);
+    // The end is a token too, and no content.
+    assert_eq!((answers[0].tokens.len(), answers[0].logprobs.len()), (3, 2));
     assert_eq!(answers[0].logprobs[0].token.bytes, b"a");
     assert_eq!(answers[0].logprobs[0].top.len(), 3);
 }
