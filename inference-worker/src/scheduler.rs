@@ -78,6 +78,7 @@ pub struct Scheduler<S> {
     cache: HostCache<S>,
     budget: Budget,
     admissions: u64,
+    steps: u64,
     plan: Plan,
 }
 
@@ -88,6 +89,13 @@ struct Running {
     next: Option<Token>,
     chosen: usize,
     /// The number of its admission.
+    admission: u64,
+}
+
+/// A prompt that is not read to its end.
+struct Waiting {
+    slot: usize,
+    unread: usize,
     admission: u64,
 }
 
@@ -112,6 +120,7 @@ impl<S> Scheduler<S> {
             cache: HostCache::new(limits.cache),
             budget: Budget::new(limits.gap, limits.batch),
             admissions: 0,
+            steps: 0,
             plan: Plan::default(),
         }
     }
@@ -297,28 +306,33 @@ impl<S> Scheduler<S> {
     }
 
     /// How much each slot reads of its prompt, of so many tokens together. What is nearly read comes
-    /// first, so that few wait for many; but the oldest gets half, so that a long prompt is not passed
-    /// over for ever.
-    fn share_out(&self, mut tokens: usize) -> Vec<usize> {
-        let mut parts = vec![0; self.running.len()];
-        // Slot, tokens that are still to be read, and when it came.
-        let mut waiting: Vec<(usize, usize, u64)> = (0..)
+    /// first, so that few wait for many; but in every other step the oldest does, so that a long prompt
+    /// is not passed over for ever. Nobody gets a small part for the sake of another: small parts are
+    /// dear.
+    fn share_out(&mut self, mut tokens: usize) -> Vec<usize> {
+        self.steps += 1;
+        let mut waiting: Vec<Waiting> = (0..)
             .zip(&self.running)
             .filter_map(|(index, running)| {
                 let running = running.as_ref().filter(|it| it.next.is_none())?;
                 let read = self.pool.tokens(slot(index)).len();
-                Some((index, running.task.prompt.len() - read, running.admission))
+                Some(Waiting {
+                    slot: index,
+                    unread: running.task.prompt.len() - read,
+                    admission: running.admission,
+                })
             })
             .collect();
-        if let Some((oldest, unread, _)) = waiting.iter().min_by_key(|(_, _, age)| age) {
-            parts[*oldest] = (*unread).min(tokens.div_ceil(2));
-            tokens -= parts[*oldest];
+        waiting.sort_by_key(|it| (it.unread, it.admission));
+        if self.steps.is_multiple_of(2)
+            && let Some(oldest) = (0..waiting.len()).min_by_key(|at| waiting[*at].admission)
+        {
+            waiting[..=oldest].rotate_right(1);
         }
-        waiting.sort_by_key(|(_, unread, age)| (*unread, *age));
-        for (index, unread, _) in waiting {
-            let more = (unread - parts[index]).min(tokens);
-            parts[index] += more;
-            tokens -= more;
+        let mut parts = vec![0; self.running.len()];
+        for it in waiting {
+            parts[it.slot] = it.unread.min(tokens);
+            tokens -= parts[it.slot];
         }
         parts
     }

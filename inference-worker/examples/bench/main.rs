@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! RUSTFLAGS="-C target-cpu=native" cargo run --profile bench -p bodhi-worker --example bench -- \
-//!     MODEL.gguf [--server path/to/llama-server] [--rounds 3] [--separate] [--threads N]
+//!     MODEL.gguf [--server path/to/llama-server] [--rounds 3] [--separate] [--threads N] \
+//!     [--gap MILLISECONDS] [--only 4x128|gap|prefix]
 //! ```
 //!
 //! The engine is called as a library here, llama-server by HTTP. What that costs it shows where a token
@@ -28,6 +29,9 @@ struct Arguments {
     rounds: usize,
     layout: Layout,
     threads: u32,
+    options: Options,
+    /// Only these, by what their rows begin with.
+    only: Option<String>,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -42,7 +46,7 @@ fn main() -> anyhow::Result<()> {
         },
         |_| (),
     )?;
-    let runner = Runner::start(engine, Options::default())?;
+    let runner = Runner::start(engine, arguments.options)?;
     let vocabulary = runner.model().size();
     let mut sides = vec![Side::Engine(runner)];
     let server = match &arguments.server {
@@ -65,13 +69,25 @@ fn main() -> anyhow::Result<()> {
     let names: Vec<&str> = sides.iter().map(Side::name).collect();
     println!("| | {} |", names.join(" | "));
     println!("|---|{}", "---:|".repeat(sides.len()));
+    let wanted = |name: &str| {
+        arguments
+            .only
+            .as_ref()
+            .is_none_or(|only| name.starts_with(only))
+    };
     for length in [128, 1024] {
         for streams in [1, 4, 8] {
-            throughput(&sides, &mut prompts, length, streams, arguments.rounds)?;
+            if wanted(&format!("{streams}x{length}")) {
+                throughput(&sides, &mut prompts, length, streams, arguments.rounds)?;
+            }
         }
     }
-    gap(&sides, &mut prompts, arguments.rounds)?;
-    prefix(&sides, &mut prompts, arguments.rounds)?;
+    if wanted("gap") {
+        gap(&sides, &mut prompts, arguments.rounds)?;
+    }
+    if wanted("prefix") {
+        prefix(&sides, &mut prompts, arguments.rounds)?;
+    }
     Ok(())
 }
 
@@ -82,6 +98,8 @@ fn arguments() -> anyhow::Result<Arguments> {
         rounds: 3,
         layout: Layout::default(),
         threads: std::thread::available_parallelism()?.get() as u32,
+        options: Options::default(),
+        only: None,
     };
     let mut given = std::env::args().skip(1);
     while let Some(argument) = given.next() {
@@ -94,6 +112,8 @@ fn arguments() -> anyhow::Result<Arguments> {
             "--server" => arguments.server = Some(value()?),
             "--rounds" => arguments.rounds = value()?.parse()?,
             "--threads" => arguments.threads = value()?.parse()?,
+            "--gap" => arguments.options.gap = Duration::from_millis(value()?.parse()?),
+            "--only" => arguments.only = Some(value()?),
             "--separate" => arguments.layout = Layout::Separate,
             other if other.starts_with("--") => bail!("{other} is not known"),
             _ => arguments.model = argument,

@@ -81,10 +81,12 @@ pub enum FlashAttention {
 /// How sequences share the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Layout {
-    /// One pool of cells. A step is computed in one pass, and a common beginning is stored once.
+    /// One pool of cells. A step is computed in one pass, and a common beginning is stored once; answers
+    /// pass over the cells of others.
     #[default]
     Unified,
-    /// A part for each. Only neighbours of equal length are computed together.
+    /// A part for each. Only neighbours of equal length are computed together: an answer beside a prompt
+    /// takes two passes.
     Separate,
 }
 

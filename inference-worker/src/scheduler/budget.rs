@@ -1,22 +1,28 @@
-//! How much of the prompts a step may carry.
+//! How much of the prompts a step may carry beside answers.
+//!
+//! Steps are steered by how long they took, not computed from a price for each token: a few tokens cost
+//! nearly as much as many, so that a price that was learnt from small steps would keep them small.
 
 use std::time::Duration;
 
-/// Before anything was measured, and at least in every step, so that prompts make progress however slow
-/// the machine is.
-const LEAST: usize = 16;
-/// How much a new measurement counts.
-const WEIGHT: f64 = 0.3;
+/// In every step, so that prompts make progress however slow the machine is. With fewer tokens
+/// llama.cpp's attention goes row by row on CPUs, which takes several times longer for each.
+const LEAST: usize = 64;
+/// By so much it grows at once at most.
+const GROWTH: f64 = 1.5;
+/// And shrinks: a single slow step may be somebody else's doing.
+const SHRINKAGE: f64 = 0.5;
 
-/// Estimates what a step costs from how long steps took.
+/// The number of prompt tokens that keeps a step about as long as answers may be held up.
 #[derive(Debug)]
 pub(super) struct Budget {
     gap: f64,
     batch: usize,
-    /// Seconds of a step that carries answers only.
-    answers: Option<f64>,
-    /// Seconds for each token of a prompt.
-    token: Option<f64>,
+    tokens: f64,
+    /// Seconds for each token, of steps without answers; what is begun with.
+    price: Option<f64>,
+    /// Steps with answers and prompts were seen.
+    is_steered: bool,
 }
 
 impl Budget {
@@ -24,8 +30,9 @@ impl Budget {
         Self {
             gap: gap.as_secs_f64(),
             batch,
-            answers: None,
-            token: None,
+            tokens: LEAST as f64,
+            price: None,
+            is_steered: false,
         }
     }
 
@@ -34,76 +41,95 @@ impl Budget {
         if answering == 0 {
             return self.batch;
         }
-        let Some(token) = self.token else {
-            return LEAST.min(self.batch);
+        let tokens = match self.price {
+            // Saturates where a token costs next to nothing.
+            Some(price) if !self.is_steered => (self.gap / price) as usize,
+            _ => self.tokens as usize,
         };
-        let rest = (self.gap - self.answers.unwrap_or(0.0)).max(0.0);
-        // Saturates where a token costs next to nothing.
-        ((rest / token) as usize).clamp(LEAST.min(self.batch), self.batch)
+        tokens.max(LEAST).min(self.batch)
     }
 
     /// Learns from a step.
     pub(super) fn observe(&mut self, answering: usize, prompt_tokens: usize, elapsed: Duration) {
-        let elapsed = elapsed.as_secs_f64();
-        if prompt_tokens == 0 {
-            average(&mut self.answers, elapsed);
-        } else if prompt_tokens >= LEAST {
-            let answers = if answering == 0 {
-                0.0
-            } else {
-                self.answers.unwrap_or(0.0)
-            };
-            let rest = (elapsed - answers).max(elapsed / 10.0);
-            average(&mut self.token, rest / prompt_tokens as f64);
+        let elapsed = elapsed.as_secs_f64().max(f64::EPSILON);
+        if answering == 0 {
+            if prompt_tokens >= LEAST {
+                self.price = Some(elapsed / prompt_tokens as f64);
+            }
+            return;
+        }
+        let planned = self.prompt_tokens(answering);
+        let factor = (self.gap / elapsed).clamp(SHRINKAGE, GROWTH);
+        // A step that was not full says nothing about a larger one.
+        if prompt_tokens > 0 && (prompt_tokens >= planned || factor < 1.0) {
+            let tokens = planned as f64 * factor;
+            self.tokens = tokens.clamp(LEAST as f64, self.batch as f64);
+            self.is_steered = true;
         }
     }
-}
-
-fn average(value: &mut Option<f64>, new: f64) {
-    *value = Some(value.map_or(new, |old| old + WEIGHT * (new - old)));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn after(steps: &[(usize, usize, u64)]) -> Budget {
-        let mut budget = Budget::new(Duration::from_millis(100), 512);
-        for (answering, prompts, millis) in steps {
-            budget.observe(*answering, *prompts, Duration::from_millis(*millis));
+    fn budget() -> Budget {
+        Budget::new(Duration::from_millis(100), 512)
+    }
+
+    /// Steps of full budgets on a machine on which so many tokens take so many milliseconds.
+    fn settle(budget: &mut Budget, millis: impl Fn(usize) -> usize) -> usize {
+        for _ in 0..50 {
+            let tokens = budget.prompt_tokens(1);
+            budget.observe(1, tokens, Duration::from_millis(millis(tokens) as u64));
         }
-        budget
+        budget.prompt_tokens(1)
     }
 
     #[test]
     fn gives_prompts_the_whole_step_when_nobody_is_answered() {
-        assert_eq!(after(&[(0, 512, 10_000)]).prompt_tokens(0), 512);
+        assert_eq!(budget().prompt_tokens(0), 512);
     }
 
     #[test]
-    fn begins_carefully_beside_answers() {
-        assert_eq!(after(&[]).prompt_tokens(1), LEAST);
+    fn begins_with_what_prompts_alone_took() {
+        let mut budget = budget();
+        assert_eq!(budget.prompt_tokens(1), LEAST);
+        budget.observe(0, 500, Duration::from_millis(250));
+        assert_eq!(budget.prompt_tokens(1), 200);
     }
 
     #[test]
-    fn fills_the_gap_that_answers_leave() {
-        // A step of answers takes 20 ms, a prompt token 1 ms: 80 fit into 100 ms.
-        let budget = after(&[(4, 0, 20), (0, 500, 500)]);
-        assert_eq!(budget.prompt_tokens(4), 80);
+    fn fills_the_gap() {
+        // Answers take 20 ms, a prompt token half of one: 160 fit into 100 ms.
+        let tokens = settle(&mut budget(), |tokens| 20 + tokens / 2);
+        assert!((155..=165).contains(&tokens), "{tokens}");
+    }
+
+    #[test]
+    fn is_not_kept_small_by_what_a_few_tokens_cost() {
+        // Any number up to 128 takes 60 ms; then a token takes 1 ms.
+        let tokens = settle(&mut budget(), |tokens| 60 + tokens.saturating_sub(128));
+        assert!((160..=175).contains(&tokens), "{tokens}");
     }
 
     #[test]
     fn lets_prompts_creep_on_when_answers_alone_take_too_long() {
-        assert_eq!(after(&[(4, 0, 300), (0, 500, 500)]).prompt_tokens(4), LEAST);
+        assert_eq!(settle(&mut budget(), |tokens| 300 + tokens), LEAST);
     }
 
     #[test]
-    fn follows_a_machine_that_becomes_slower() {
-        let mut budget = after(&[(1, 0, 10), (0, 512, 512)]);
-        let before = budget.prompt_tokens(1);
-        for _ in 0..20 {
-            budget.observe(1, 64, Duration::from_millis(10 + 64 * 4));
+    fn fills_the_batch_when_tokens_cost_nothing() {
+        assert_eq!(settle(&mut budget(), |_| 0), 512);
+    }
+
+    #[test]
+    fn learns_nothing_from_steps_that_were_not_full() {
+        let mut budget = budget();
+        for _ in 0..10 {
+            budget.observe(1, 5, Duration::from_millis(1));
+            budget.observe(1, 0, Duration::from_millis(1));
         }
-        assert!(budget.prompt_tokens(1) * 3 < before);
+        assert_eq!(budget.prompt_tokens(1), LEAST);
     }
 }

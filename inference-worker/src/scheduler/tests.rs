@@ -269,8 +269,8 @@ fn finishes_what_is_nearly_read_and_passes_nobody_over() {
             [0, 1, 2].map(|slot| rows.iter().filter(|row| row.slot.0 == slot).count())
         })
         .collect();
-    // The long one has half of each step; the others have the rest one after the other.
-    assert_eq!(counts[..3], [[12, 12, 0], [12, 12, 0], [12, 6, 6]]);
+    // The long one and the others have their turns; and of the others one after the other.
+    assert_eq!(counts, [[24, 0, 0], [0, 24, 0], [24, 0, 0], [0, 6, 18]]);
     machine.run();
 }
 
