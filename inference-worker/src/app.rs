@@ -2,7 +2,6 @@
 
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,15 +25,30 @@ const USAGE: u8 = 2;
 /// How long last words may take to reach those who watch.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// The program: serves until it is told to end, and answers the exit code.
-pub fn main(flags: Flags, starter: impl Starter) -> ExitCode {
+/// The program: serves until it is told to end, and ends with its exit code.
+pub fn main(flags: Flags, starter: impl Starter) -> ! {
+    leave(exit_code(flags, starter))
+}
+
+/// Ends the process at once. The engine's thread may be within a step, and cannot be told to leave
+/// it. exit(3) would take away beneath it what llama.cpp's static objects hold, and the process would
+/// end by SIGSEGV instead of its code.
+fn leave(code: u8) -> ! {
+    #[expect(unsafe_code, reason = "the standard library only knows exit(3)")]
+    // SAFETY: it has no preconditions. Nothing is left unwritten: standard error has no buffer.
+    unsafe {
+        libc::_exit(code.into())
+    }
+}
+
+fn exit_code(flags: Flags, starter: impl Starter) -> u8 {
     logging::start();
     let termination_log = flags.termination_log.clone();
     let config = match flags.judge() {
         Ok(config) => config,
         Err(error) => {
             tracing::error!(%error, "the worker cannot start");
-            return ExitCode::from(USAGE);
+            return USAGE;
         }
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -55,10 +69,10 @@ pub fn main(flags: Flags, starter: impl Starter) -> ExitCode {
         )),
     };
     match ended {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(fatal) => {
             fatal.tell(termination_log.as_deref());
-            ExitCode::from(fatal.reason.code())
+            fatal.reason.code()
         }
     }
 }

@@ -1,7 +1,5 @@
 //! `bodhi-worker`: one GGUF model on llama.cpp, served over gRPC.
 
-use std::process::ExitCode;
-
 use bodhi_worker::app;
 use bodhi_worker::config::Flags;
 use bodhi_worker::start::llama::Llama;
@@ -15,6 +13,6 @@ struct Cli {
     flags: Flags,
 }
 
-fn main() -> ExitCode {
+fn main() -> ! {
     app::main(Cli::parse().flags, Llama)
 }

@@ -1,6 +1,7 @@
 //! The first step of a start: the model's file is brought here, or found here.
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bodhi_proto::chat;
@@ -60,11 +61,25 @@ fn source(model: &str) -> Result<String, Fatal> {
     if model.contains("://") {
         return Ok(model.to_owned());
     }
-    let path = std::path::absolute(model).map_err(|error| invalid(format!("--model: {error}")))?;
+    let path = absolute(Path::new(model)).map_err(|error| invalid(format!("--model: {error}")))?;
     match path.to_str() {
         Some(path) => Ok(format!("file://{path}")),
         None => Err(invalid("--model: the path is not UTF-8")),
     }
+}
+
+/// Without `..`. The file's own name stays, even if it is a link: the parts of a split model find
+/// one another by it.
+fn absolute(path: &Path) -> io::Result<PathBuf> {
+    let path = std::path::absolute(path)?;
+    Ok(match (path.parent(), path.file_name()) {
+        (Some(folder), Some(name)) => match folder.canonicalize() {
+            Ok(folder) => folder.join(name),
+            // It is not there; that is found out, and told with this path.
+            Err(_) => path,
+        },
+        _ => path,
+    })
 }
 
 fn token(flags: &DownloadFlags) -> Result<Option<Secret>, Fatal> {
@@ -102,4 +117,24 @@ fn plain_http(flags: &DownloadFlags) -> PlainHttp {
 
 fn invalid(error: impl ToString) -> Fatal {
     Fatal::new(Reason::InvalidSettings, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_path_is_a_file_here_and_keeps_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().canonicalize().unwrap();
+        std::fs::create_dir(folder.join("sub")).unwrap();
+        symlink("blob", folder.join("m-00001-of-00002.gguf")).unwrap();
+        let path = folder.join("sub/../m-00001-of-00002.gguf");
+        let expected = format!("file://{}/m-00001-of-00002.gguf", folder.display());
+        assert_eq!(source(path.to_str().unwrap()).unwrap(), expected);
+        assert_eq!(source("hf://a/b/c.gguf").unwrap(), "hf://a/b/c.gguf");
+        assert_eq!(source("/none/m.gguf").unwrap(), "file:///none/m.gguf");
+    }
 }

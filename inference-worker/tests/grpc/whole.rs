@@ -2,13 +2,13 @@
 //! nonsense, but how it says it is held to all that was promised.
 
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use bodhi_proto::chat::{
-    Embedded, Embedding, Event, FaultCode, FinishReason, Generation, OutputFormat, Prompt,
-    ReplyEvent, Sampling, Text,
+    AssistantPart, Embedded, Embedding, Event, FaultCode, FinishReason, Generation, Message,
+    OutputFormat, Part, Prompt, ReplyEvent, Sampling, Text, Tool, ToolCall,
 };
 use bodhi_worker::exit::Reason;
 use bodhi_worker::models;
@@ -247,8 +247,100 @@ async fn a_start_that_cannot_succeed_says_why_with_numbers() {
     }
 }
 
+/// The model of the repository, which was trained to do this much.
 #[tokio::test]
-#[ignore = "known fault: told to end within a step, the program may end by SIGSEGV"]
+async fn the_demo_model_calls_a_tool_and_says_what_it_answered() {
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/models/demo.gguf");
+    let flags = ["--parallel-slots", "2", "--threads", "2"];
+    let path = demo.display().to_string();
+    let (_worker, mut client) = Worker::ready_with(Llama, &path, &flags).await;
+
+    let capital = greedy(chat("What is the capital of France?"), 64);
+    let events = answer(&mut client, capital).await.unwrap();
+    assert_eq!(text(&events, 0), "The capital of France is Paris.");
+    assert_eq!(finish(&events, 0), Some(FinishReason::Stop));
+
+    let asked = chat("What is the weather in Paris?").prompt;
+    let events = answer(&mut client, with_weather(asked, vec![]))
+        .await
+        .unwrap();
+    assert_eq!(finish(&events, 0), Some(FinishReason::ToolCalls));
+    assert_eq!(text(&events, 0), "", "no tag of the call is told as text");
+    let call = call(&events);
+    assert_eq!(call.name, "get_weather");
+    let arguments: serde_json::Value = serde_json::from_str(&call.arguments).unwrap();
+    assert_eq!(arguments, serde_json::json!({"city": "Paris"}));
+
+    let answered = Message::Tool {
+        call: call.id.clone(),
+        name: None,
+        content: vec![Part::Text("It's always sunny in Paris!".into())],
+        failed: false,
+    };
+    let turns = vec![
+        Message::Assistant(vec![AssistantPart::ToolCall(call)]),
+        answered,
+    ];
+    let asked = chat("What is the weather in Paris?").prompt;
+    let events = answer(&mut client, with_weather(asked, turns))
+        .await
+        .unwrap();
+    // So small a model copies most of a sentence, not all of it.
+    let said = text(&events, 0);
+    assert!(
+        said.starts_with("It's always ") && said.ends_with(" in Paris!"),
+        "{said}"
+    );
+    assert_eq!(finish(&events, 0), Some(FinishReason::Stop));
+    let usage = usage(&events);
+    assert!(
+        usage.cached > usage.prompt / 2,
+        "earlier turns were read already: {usage:?}"
+    );
+}
+
+/// A conversation with a tool and further turns.
+fn with_weather(asked: Prompt, turns: Vec<Message>) -> Generation {
+    let Prompt::Conversation(mut conversation) = asked else {
+        panic!("no conversation");
+    };
+    conversation.messages.extend(turns);
+    let parameters =
+        r#"{"type":"object","properties":{"city":{"type":"string"}},"required":["city"]}"#;
+    conversation.tools = vec![Tool {
+        name: "get_weather".into(),
+        description: Some(
+            "Get the current weather in a given location. The result is one sentence.".into(),
+        ),
+        parameters: Some(parameters.into()),
+        strict: true,
+    }];
+    greedy(Generation::new(Prompt::Conversation(conversation)), 128)
+}
+
+/// The one call of an answer.
+fn call(events: &[ReplyEvent]) -> ToolCall {
+    let mut call = ToolCall {
+        id: String::new(),
+        name: String::new(),
+        arguments: String::new(),
+    };
+    for event in events {
+        let ReplyEvent::Choice { event, .. } = event else {
+            continue;
+        };
+        match event {
+            Event::ToolCallStart { index: 0, id, name } => {
+                (call.id, call.name) = (id.clone(), name.clone());
+            }
+            Event::ToolCallArguments { text, .. } => call.arguments += text,
+            _ => {}
+        }
+    }
+    call
+}
+
+#[tokio::test]
 async fn the_program_ends_without_fault_in_the_middle_of_answers() {
     let model = Model::new();
     let socket = model.folder.path().join("worker.sock");

@@ -99,9 +99,13 @@ impl Worker {
 
 /// A client of whoever listens there, once somebody does.
 pub(crate) async fn client(path: PathBuf) -> Client {
-    while !path.exists() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let socket = async {
+        while !path.exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let listens = tokio::time::timeout(Duration::from_secs(20), socket).await;
+    listens.expect("it listens");
     let connect = tower::service_fn(move |_| {
         let path = path.clone();
         async move { UnixStream::connect(path).await.map(TokioIo::new) }

@@ -2,7 +2,6 @@
 //! what the prompt tells it to (`bodhi_worker::engine::fake`). Its own flags are read from the environment
 //! too, which is how they reach workers that a controller starts.
 
-use std::process::ExitCode;
 use std::time::Duration;
 
 use bodhi_worker::app;
@@ -63,7 +62,7 @@ fn reason(text: &str) -> Result<Reason, String> {
     named.ok_or_else(|| format!("'{text}' is no reason"))
 }
 
-fn main() -> ExitCode {
+fn main() -> ! {
     let cli = Cli::parse();
     let fake = Fake {
         file: match cli.fake_obtain {
