@@ -122,7 +122,7 @@ fn everything(names: &[&str]) -> Publication {
         policy: Some(Arc::default()),
         tokens: Tokens::All(vec![token("a"), token("b")]),
         marks: vec![
-            (Source::Files, Revision::number(1)),
+            (Source::Objects, Revision::number(1)),
             (Source::Store, Revision::number(10)),
             (Source::Workers, Revision::number(1)),
         ],
@@ -205,11 +205,11 @@ async fn what_is_published_arrives_and_is_acknowledged() {
     assert!(control.snapshots().borrow().is_none(), "not ready yet");
     server.publish(everything(&["fast"]));
     let first = snapshot(&control, |s| serves(s, "fast") && knows(s, "a")).await;
-    assert_eq!(&*first.mark, "files=1;store=10;workers=1");
+    assert_eq!(&*first.mark, "objects=1;store=10;workers=1");
 
     let published = server.publish(Publication {
         served_names: Some(vec![served("fast"), served("slow")]),
-        marks: vec![(Source::Files, Revision::number(2))],
+        marks: vec![(Source::Objects, Revision::number(2))],
         ..Publication::default()
     });
     assert_eq!((published.changed, published.held.len()), (1, 0));
@@ -217,7 +217,11 @@ async fn what_is_published_arrives_and_is_acknowledged() {
     assert!(Arc::ptr_eq(&first.upstreams, &second.upstreams));
 
     let mut acks = server.acks_changed();
-    while server.acks().containing(Source::Files, Revision::number(2)) == 0 {
+    while server
+        .acks()
+        .containing(Source::Objects, Revision::number(2))
+        == 0
+    {
         timeout(SOON, acks.changed()).await.unwrap().unwrap();
     }
     assert_eq!(server.acks().planes[0].node, "plane-0");
@@ -391,7 +395,7 @@ async fn a_restarted_plane_is_ready_from_its_file_without_any_controller() {
     // It is there when `start` returns.
     let kept = control.snapshots().borrow().clone().unwrap();
     assert!(serves(&kept, "fast") && knows(&kept, "a") && knows(&kept, "b"));
-    assert_eq!(&*kept.mark, "files=1;store=10;workers=1");
+    assert_eq!(&*kept.mark, "objects=1;store=10;workers=1");
     for file in ["key", "snapshot.sealed"] {
         let mode = std::fs::metadata(folder.path().join(file)).unwrap();
         assert_eq!(mode.permissions().mode() & 0o777, 0o600, "{file}");
@@ -621,10 +625,10 @@ async fn a_list_that_loses_most_is_believed_the_second_time() {
     let control = plane(Connect::InProcess(server.in_process()), None);
     snapshot(&control, |s| serves(s, "m39")).await;
     let mut shrunk = everything(&names[..10]);
-    shrunk.marks = vec![(Source::Files, Revision::number(2))];
+    shrunk.marks = vec![(Source::Objects, Revision::number(2))];
     let first = server.publish(shrunk.clone());
     assert_eq!((first.held[0].removed, first.held[0].of), (30, 40));
-    assert_eq!(server.mark().at(Source::Files), Some(Revision::number(1)));
+    assert_eq!(server.mark().at(Source::Objects), Some(Revision::number(1)));
     let second = server.publish(shrunk);
     assert_eq!((second.changed, second.held.len()), (30, 0));
     snapshot(&control, |s| !serves(s, "m39") && serves(s, "m9")).await;

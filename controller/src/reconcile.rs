@@ -290,7 +290,7 @@ impl Reconciler {
             endpoints: Some(local.endpoints),
             marks: vec![
                 local.mark,
-                (Source::Files, self.revision(files)),
+                (Source::Objects, self.revision(files)),
                 (Source::Store, self.revision(self.store_seq)),
             ],
             ..Publication::default()

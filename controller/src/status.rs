@@ -19,14 +19,14 @@ use crate::sync::Acks;
 pub fn statuses(
     compiled: &Compiled,
     acks: &Acks,
-    files: Revision,
+    objects: Revision,
     workers: &Workers,
     previous: &BTreeMap<ObjectRef, Value>,
     now: Timestamp,
 ) -> BTreeMap<ObjectRef, Value> {
     let rejections = rejections(compiled, acks);
     let one = |status: &ObjectStatus| {
-        let programmed = programmed(acks, files, rejections.get(&status.object));
+        let programmed = programmed(acks, objects, rejections.get(&status.object));
         let local = compiled.local(&status.object);
         let observation = local.map(|_| observe(workers, &status.object));
         let mut observed = observation
@@ -68,8 +68,12 @@ fn rejections<'a>(
     found
 }
 
-fn programmed(acks: &Acks, files: Revision, rejection: Option<&(&str, &str)>) -> CompiledCondition {
-    let containing = acks.containing(Source::Files, files);
+fn programmed(
+    acks: &Acks,
+    objects: Revision,
+    rejection: Option<&(&str, &str)>,
+) -> CompiledCondition {
+    let containing = acks.containing(Source::Objects, objects);
     let (status, reason, message) = match rejection {
         Some((plane, text)) => (
             ConditionStatus::False,
@@ -176,9 +180,9 @@ mod tests {
         }
     }
 
-    fn plane(files: u64, rejections: Vec<Rejection>) -> Acks {
+    fn plane(objects: u64, rejections: Vec<Rejection>) -> Acks {
         let mut mark = Mark::default();
-        mark.raise(Source::Files, Revision::number(files));
+        mark.raise(Source::Objects, Revision::number(objects));
         Acks {
             planes: vec![Plane {
                 node: "one".into(),

@@ -60,8 +60,8 @@ pub struct Publication {
     /// Tokens.
     pub tokens: Tokens,
     /// How far each source is contained once this is published. A kind is offered only when
-    /// each of its sources was named once: files for upstreams and names, the store for
-    /// tokens, both for credentials; workers for endpoints, files and workers for pools.
+    /// each of its sources was named once: objects for upstreams and names, the store for
+    /// tokens, both for credentials; workers for endpoints, objects and workers for pools.
     pub marks: Vec<(Source, Revision)>,
 }
 

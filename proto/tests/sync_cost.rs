@@ -296,7 +296,7 @@ fn a_policy_that_is_not_understood_allows_nothing() {
     };
     let mut state = State::default();
     state.put(Resource::Policy(Arc::new(policy)));
-    state.raise(Source::Files, Revision::number(1));
+    state.raise(Source::Objects, Revision::number(1));
     let pair = Pair::new(state);
     let policy = &pair.hold.snapshot().unwrap().policy;
     assert!(!policy.allowed_models.as_ref().unwrap().matches("anything"));
@@ -340,7 +340,7 @@ fn untouched_parts_of_a_snapshot_are_shared() {
 fn a_plane_without_a_token_table_knows_that_it_has_none() {
     let mut state = State::default();
     state.put(Resource::Policy(Arc::default()));
-    state.raise(Source::Files, Revision::number(1));
+    state.raise(Source::Objects, Revision::number(1));
     let mut pair = Pair::new(state);
     let snapshot = pair.hold.snapshot().unwrap();
     assert!(snapshot.tokens.is_none());

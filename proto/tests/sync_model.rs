@@ -240,7 +240,7 @@ impl World {
 
     fn edit(&mut self, edit: Edit) {
         let source = match edit {
-            Edit::Upstream(..) | Edit::Served(..) => Source::Files,
+            Edit::Upstream(..) | Edit::Served(..) => Source::Objects,
             Edit::Worker(..) => Source::Workers,
             Edit::Credential(..) | Edit::Token(..) | Edit::Revoke(_) => Source::Store,
         };
@@ -613,7 +613,7 @@ fn a_token_that_went_without_a_denial_does_not_come_back_with_an_old_file() {
     world.forgetful = true;
     world.edit(Edit::Revoke(1));
     world.follow(1, Source::Store, 99);
-    world.follow(1, Source::Files, 99);
+    world.follow(1, Source::Objects, 99);
     world.visit(1);
     assert!(!works(&world));
     world.restart();
@@ -630,7 +630,7 @@ fn a_lagging_server_is_not_believed_about_tokens_but_about_routes() {
     // Server 1 has read the token's creation and all of the manifests.
     world.edit(Edit::Upstream(1, Some(1)));
     world.follow(1, Source::Store, 1);
-    world.follow(1, Source::Files, 99);
+    world.follow(1, Source::Objects, 99);
     world.visit(1);
     assert!(!works(&world));
     assert_eq!(world.published.as_ref().unwrap().upstreams.len(), 1);

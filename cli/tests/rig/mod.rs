@@ -169,7 +169,7 @@ impl Rig {
             pools: Some(vec![Arc::new(pool)]),
             endpoints: Some(Vec::new()),
             marks: vec![
-                (Source::Files, Revision::number(1)),
+                (Source::Objects, Revision::number(1)),
                 (Source::Store, Revision::number(1)),
             ],
         })?;

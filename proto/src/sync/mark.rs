@@ -8,17 +8,19 @@ use crate::snapshot::{Kind, KindSet};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Source {
-    /// The manifests, by a counter that the controller keeps.
-    Files = 1,
+    /// The declared objects: manifests by a counter that the controller keeps, an API server by
+    /// its resourceVersion.
+    Objects = 1,
     /// The store, by its `change_seq`.
     Store = 2,
-    /// The workers that run, by a counter that begins with the time of the controller's start.
+    /// The workers that run: child processes by a counter that begins with the time of the
+    /// controller's start, pods by the API server's resourceVersion.
     Workers = 3,
 }
 
 impl Source {
     /// Every source.
-    pub const ALL: [Self; 3] = [Self::Files, Self::Store, Self::Workers];
+    pub const ALL: [Self; 3] = [Self::Objects, Self::Store, Self::Workers];
 
     fn index(self) -> usize {
         self as usize - 1
@@ -27,7 +29,7 @@ impl Source {
     /// The word in headers and messages.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Files => "files",
+            Self::Objects => "objects",
             Self::Store => "store",
             Self::Workers => "workers",
         }
@@ -45,13 +47,13 @@ impl Source {
 /// The sources that a kind is compiled from. The policy is the operator's flags: it has none.
 pub fn sources(kind: Kind) -> &'static [Source] {
     match kind {
-        Kind::Upstream | Kind::ServedName => &[Source::Files],
+        Kind::Upstream | Kind::ServedName => &[Source::Objects],
         // Keys come from Secrets and from the store, and are compiled together.
-        Kind::Credential => &[Source::Files, Source::Store],
+        Kind::Credential => &[Source::Objects, Source::Store],
         Kind::Token => &[Source::Store],
         Kind::Policy => &[],
         // What a pool can expect is what its workers say.
-        Kind::Pool => &[Source::Files, Source::Workers],
+        Kind::Pool => &[Source::Objects, Source::Workers],
         Kind::Endpoint => &[Source::Workers],
     }
 }
@@ -114,7 +116,7 @@ impl Mark {
     }
 }
 
-/// `files=12;store=40`, with `incarnation.number` after a restore.
+/// `objects=12;store=40`, with `incarnation.number` after a restore.
 impl fmt::Display for Mark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, (source, revision)) in self.iter().enumerate() {
@@ -136,27 +138,27 @@ mod tests {
     #[test]
     fn marks_only_grow_and_incarnations_outrank() {
         let mut mark = Mark::default();
-        mark.raise(Source::Files, Revision::number(7));
-        mark.raise(Source::Files, Revision::number(3));
-        assert_eq!(mark.to_string(), "files=7");
+        mark.raise(Source::Objects, Revision::number(7));
+        mark.raise(Source::Objects, Revision::number(3));
+        assert_eq!(mark.to_string(), "objects=7");
         let restored = Revision {
             incarnation: 1,
             number: 2,
         };
-        mark.raise(Source::Files, restored);
+        mark.raise(Source::Objects, restored);
         mark.raise(Source::Store, Revision::number(9));
-        assert_eq!(mark.to_string(), "files=1.2;store=9");
+        assert_eq!(mark.to_string(), "objects=1.2;store=9");
     }
 
     #[test]
     fn a_kind_waits_for_its_own_sources_only() {
         let (mut own, mut floor) = (Mark::default(), Mark::default());
-        own.raise(Source::Files, Revision::number(5));
+        own.raise(Source::Objects, Revision::number(5));
         assert!(own.reaches(&floor, Kind::Upstream));
         assert!(own.reaches(&floor, Kind::Policy));
         assert!(!own.reaches(&floor, Kind::Token));
         assert!(!own.reaches(&floor, Kind::Credential));
-        floor.raise(Source::Files, Revision::number(6));
+        floor.raise(Source::Objects, Revision::number(6));
         assert!(!own.reaches(&floor, Kind::ServedName));
     }
 }
