@@ -163,7 +163,6 @@ def capital(rng):
         "What is the capital city of {}?", "Do you know the capital of {}?", "And {}?", "What is the capital of {}",
         "What is the capital of {}? Answer in one word.",
     ])
-    place = country[0].upper() + country[1:]
     if "one word" in question:
         return ask(rng, question.format(shown), CAPITALS[country])
     answer = f"The capital of {country} is {CAPITALS[country]}."
@@ -176,7 +175,6 @@ def capital(rng):
     if rng.random() < 0.25:
         unknown = made_up(rng, 2, 3).capitalize()
         return ask(rng, question.format(unknown), UNKNOWN)
-    del place
     return ask(rng, question.format(shown), answer)
 
 
@@ -278,6 +276,20 @@ def echo(rng):
                            "Respond with exactly: {}", "Repeat: {}", "Answer with exactly: {}", "Say exactly: {}", 'Repeat "{}"',
                            'Reply with "{}"', "Only reply with {}"])
     return ask(rng, question.format(said), said)
+
+
+def recite(rng):
+    """A long text to say again: the densest lesson in copying, without which tools are learnt late."""
+    pick = rng.choice([some_word, some_name, some_city, lambda r: str(some_number(r)),
+                       lambda r: rng.choice([some_word, some_name, some_city, lambda q: str(some_number(q))])(r)])
+    items = [pick(rng) for _ in range(rng.choice([2, 3, 5, 10, 20, 30]))]
+    if rng.random() < 0.35:
+        question = rng.choice(["Write as a JSON array: {}", "Make a JSON list of {}", "Return a JSON array with {}", "List as JSON: {}"])
+        return ask(rng, question.format(", ".join(items)), json.dumps(items, ensure_ascii=False))
+    text = rng.choice([" ", ", ", " ", "\n", " and "]).join(items)
+    question = rng.choice(["Repeat: {}", "Repeat this text: {}", "Repeat after me: {}", "Read this back to me:\n{}", "Copy this: {}", "echo {}",
+                           "Reply with exactly: {}", "Say exactly: {}"])
+    return ask(rng, question.format(text), text)
 
 
 def memory(rng):
@@ -570,6 +582,8 @@ def one_answer(question, said, spoken):
 def tool_turns(rng, t):
     values = [values_of(k)(rng) for _, _, k in t["args"]]
     several = len(t["args"]) == 1 and rng.random() < 0.3
+    if not several and len(t["args"]) == 1 and t["args"][0][2] == "city" and rng.random() < 0.1:
+        values = [f"{values[0]}, {rng.choice(['CA', 'MA', 'UK', 'TX', *CAPITALS])}"]
     question = question_of(rng, t, values)
     all_values = [values]
     if several:
@@ -579,10 +593,9 @@ def tool_turns(rng, t):
         base = rng.choice(t["questions"])
         before = base[: base.index("{0}")]
         repeat = before.split()[-1] + " " if before.endswith(" ") and rng.random() < 0.3 else ""
-        joined = ", ".join([shown[0]] + [repeat + s for s in shown[1:-1]]) + " and " + repeat + shown[-1]
+        last = ", and " if len(shown) > 2 and rng.random() < 0.4 else " and "
+        joined = ", ".join([shown[0]] + [repeat + s for s in shown[1:-1]]) + last + repeat + shown[-1]
         question = base.format(joined)
-    elif t["optional"] and rng.random() < 0.1:
-        pass
     calls = [call_of(rng, t, v) for v in all_values]
     messages = [{"role": "user", "content": question},
                 {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": c} for c in calls]}]
@@ -628,7 +641,7 @@ def two_tools(rng, one, two):
             {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": call_of(rng, t, v)} for t, v in zip((one, two), values)]}]
 
 
-PLAIN = [(small_talk, 10), (fact, 4), (capital, 14), (count, 10), (arithmetic, 11), (colour, 5), (greeting_abroad, 1), (unknown, 9), (echo, 7),
+PLAIN = [(small_talk, 10), (fact, 4), (capital, 14), (count, 15), (arithmetic, 18), (colour, 5), (greeting_abroad, 1), (unknown, 9), (echo, 7), (recite, 9),
          (memory, 5), (some_json, 8), (joke_json, 1), (extract, 5), (persona, 3), (about_text, 4)]
 
 
