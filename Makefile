@@ -18,6 +18,15 @@ ifneq ($(TOOLCHAIN),)
 export RUSTUP_TOOLCHAIN := $(TOOLCHAIN)
 endif
 
+# llama.cpp is several times faster with the vector instructions of the processor at hand, and the
+# crate that builds it uses them only if all Rust code is built for them too. So CMake is told. Of
+# all variables cargo watches those that begin with GGML_: on another processor llama.cpp is built anew.
+ifeq ($(shell uname -m),x86_64)
+export CMAKE_C_FLAGS := -march=native -fPIC -ffunction-sections -fdata-sections -w
+export CMAKE_CXX_FLAGS := $(CMAKE_C_FLAGS)
+export GGML_BUILT_FOR := $(shell grep -m1 '^flags' /proc/cpuinfo 2>/dev/null | cksum | cut -d' ' -f1)
+endif
+
 # Cargo is always called for the whole workspace: features then unify in one way, and
 # nothing is compiled twice. But for the worker: it wants other features of crates that all
 # share, so it has calls of its own.
