@@ -74,8 +74,6 @@ pub struct Shape {
     pub slots: u32,
     /// Tokens in one sequence.
     pub context: usize,
-    /// Tokens in all sequences together.
-    pub capacity: usize,
     /// Tokens in one step.
     pub batch: usize,
 }
@@ -83,9 +81,6 @@ pub struct Shape {
 /// A step that could not be computed.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
-    /// The cache has no room for it. Nothing was read.
-    #[error("the cache is full")]
-    Full,
     /// It failed. What lies in its slots is lost.
     #[error("the model failed: {0}")]
     Failed(String),

@@ -1,9 +1,12 @@
 //! Which tokens go into the next step.
 //!
-//! The engine reads tokens in steps. Every step carries one token for each answer in progress, and as
-//! much of the waiting prompts as keeps the step short: an arriving prompt must not stall the answers
-//! of others. The scheduler is pure. Whoever drives it asks for [admissions](Scheduler::admit), carries
-//! them out, asks for a [step](Scheduler::step), has it computed, and tells what was chosen.
+//! The engine reads tokens in steps. A step carries either one token for each answer in progress, or
+//! as much of one prompt as keeps the step short, in turn: an arriving prompt must not stall the
+//! answers of others. They have no step together because every sequence has a part of the cache to
+//! itself, and of those llama.cpp computes only neighbours of equal length in one pass. Answers of
+//! which no more than the first token is out wait a little for the prompts that came with them, since
+//! many answers in one step cost hardly more than one. The scheduler is pure. Whoever drives it asks for [admissions](Scheduler::admit), carries them out, asks for a
+//! [step](Scheduler::step), has it computed, and tells what was chosen.
 
 mod budget;
 mod plan;
@@ -20,6 +23,9 @@ use budget::Budget;
 use queue::Queue;
 
 pub use plan::{Output, Plan};
+
+/// So many gaps answers may be held up between their first token and the second.
+const FIRST_HOLD: u32 = 30;
 
 /// One answer: a request for several is several tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -45,11 +51,9 @@ pub struct Limits {
     pub slots: u32,
     /// Tokens in one sequence.
     pub context: usize,
-    /// Tokens in all sequences together; at least one context.
-    pub capacity: usize,
     /// Tokens in one step; at least one for each slot, and one more.
     pub batch: usize,
-    /// How long a step should take at most while answers are in progress.
+    /// How long a step with a part of a prompt should take at most while answers are in progress.
     pub gap: Duration,
     /// Bytes of host memory for what no longer has a slot.
     pub cache: usize,
@@ -78,7 +82,10 @@ pub struct Scheduler<S> {
     cache: HostCache<S>,
     budget: Budget,
     admissions: u64,
-    steps: u64,
+    /// Steps with parts of prompts.
+    parts: u64,
+    /// How long prompts have been read since answers last had a step; `None`: they had the last.
+    held: Option<Duration>,
     plan: Plan,
 }
 
@@ -99,16 +106,6 @@ struct Waiting {
     admission: u64,
 }
 
-impl Running {
-    /// Tokens that it will hold at most.
-    fn need(task: &Task, limits: &Limits) -> usize {
-        task.prompt
-            .len()
-            .saturating_add(task.most)
-            .min(limits.context)
-    }
-}
-
 impl<S> Scheduler<S> {
     /// With nothing to do.
     pub fn new(limits: Limits) -> Self {
@@ -120,7 +117,8 @@ impl<S> Scheduler<S> {
             cache: HostCache::new(limits.cache),
             budget: Budget::new(limits.gap, limits.batch),
             admissions: 0,
-            steps: 0,
+            parts: 0,
+            held: None,
             plan: Plan::default(),
         }
     }
@@ -161,15 +159,6 @@ impl<S> Scheduler<S> {
     /// Gives the next task a slot, if there is one for it.
     pub fn admit(&mut self) -> Option<Admission> {
         let task = self.queue.first()?;
-        let reserved: usize = self
-            .running
-            .iter()
-            .flatten()
-            .map(|running| Running::need(&running.task, &self.limits))
-            .sum();
-        if reserved + Running::need(task, &self.limits) > self.limits.capacity {
-            return None;
-        }
         let placement = self.pool.place(&task.prompt, &self.cache)?;
         let task = self.queue.pop().expect("the first was looked at");
         let slot = placement.slot;
@@ -206,28 +195,17 @@ impl<S> Scheduler<S> {
     /// The next step. It is the same until [`Self::read`] tells that it was computed.
     pub fn step(&mut self) -> &Plan {
         self.plan.clear();
-        let answering = |running: &&Running| running.next.is_some();
-        self.plan.answering = self.running.iter().flatten().filter(answering).count();
-        let room = self.limits.batch - self.plan.answering;
-        let prompts = self.budget.prompt_tokens(self.plan.answering).min(room);
-        let parts = self.share_out(prompts);
-        // By slot: a cache in separate streams computes neighbours together, and nothing else.
-        for (index, part) in parts.into_iter().enumerate() {
-            if let Some(running) = &self.running[index] {
-                let read = self.pool.tokens(slot(index)).len();
-                let prompt = &running.task.prompt;
-                let part = prompt.get(read..read + part).unwrap_or_default();
-                self.plan.add(
-                    slot(index),
-                    running.task.id,
-                    read,
-                    running.next,
-                    part,
-                    prompt.len(),
-                );
-            }
+        let answers = || self.running.iter().flatten().filter(|it| it.next.is_some());
+        let flowing = answers().filter(|it| it.chosen > 1).count();
+        let prompts_may = match self.held {
+            None => true,
+            Some(held) => flowing == 0 && held < self.limits.gap * FIRST_HOLD,
+        } || answers().next().is_none();
+        self.plan.waiting = flowing;
+        match self.next_prompt().filter(|_| prompts_may) {
+            Some(prompt) => self.plan_part(&prompt),
+            None => self.plan_answers(),
         }
-        self.make_room();
         &self.plan
     }
 
@@ -238,8 +216,15 @@ impl<S> Scheduler<S> {
 
     /// Tells that the step was computed.
     pub fn read(&mut self, elapsed: Duration) {
-        self.budget
-            .observe(self.plan.answering, self.plan.prompt_tokens(), elapsed);
+        if self.plan.is_prompt {
+            self.budget
+                .observe(self.plan.waiting, self.plan.rows.len(), elapsed);
+            self.parts += 1;
+        }
+        self.held = match self.plan.is_prompt {
+            true => Some(self.held.unwrap_or_default() + elapsed),
+            false => None,
+        };
         for row in &self.plan.rows {
             self.pool.extend(row.slot, &[row.token]);
             if let Some(running) = &mut self.running[row.slot.index()] {
@@ -283,58 +268,58 @@ impl<S> Scheduler<S> {
         failed
     }
 
-    /// Empties the slots in which something lies that nobody uses.
-    pub fn evict_idle(&mut self) -> Vec<SlotId> {
-        std::iter::from_fn(|| {
-            let slot = self.pool.oldest_idle()?;
-            self.pool.clear(slot);
-            Some(slot)
-        })
-        .collect()
-    }
-
-    /// Empties idle slots until the step fits. Running tasks alone always do, by what
-    /// [`Self::admit`] reserved.
-    fn make_room(&mut self) {
-        while self.pool.used() + self.plan.rows.len() > self.limits.capacity {
-            let Some(idle) = self.pool.oldest_idle() else {
-                break;
-            };
-            self.pool.clear(idle);
-            self.plan.evict.push(idle);
-        }
-    }
-
-    /// How much each slot reads of its prompt, of so many tokens together. What is nearly read comes
-    /// first, so that few wait for many; but in every other step the oldest does, so that a long prompt
-    /// is not passed over for ever. Nobody gets a small part for the sake of another: small parts are
-    /// dear.
-    fn share_out(&mut self, mut tokens: usize) -> Vec<usize> {
-        self.steps += 1;
-        let mut waiting: Vec<Waiting> = (0..)
-            .zip(&self.running)
-            .filter_map(|(index, running)| {
-                let running = running.as_ref().filter(|it| it.next.is_none())?;
-                let read = self.pool.tokens(slot(index)).len();
-                Some(Waiting {
-                    slot: index,
-                    unread: running.task.prompt.len() - read,
-                    admission: running.admission,
-                })
+    /// The prompt that is read next: what is nearly read, so that few wait for many; but in every
+    /// other step the oldest, so that a long one is not passed over for ever.
+    fn next_prompt(&self) -> Option<Waiting> {
+        let waiting = (0..).zip(&self.running).filter_map(|(index, running)| {
+            let running = running.as_ref().filter(|it| it.next.is_none())?;
+            let read = self.pool.tokens(slot(index)).len();
+            Some(Waiting {
+                slot: index,
+                unread: running.task.prompt.len() - read,
+                admission: running.admission,
             })
-            .collect();
-        waiting.sort_by_key(|it| (it.unread, it.admission));
-        if self.steps.is_multiple_of(2)
-            && let Some(oldest) = (0..waiting.len()).min_by_key(|at| waiting[*at].admission)
-        {
-            waiting[..=oldest].rotate_right(1);
+        });
+        match self.parts.is_multiple_of(2) {
+            true => waiting.min_by_key(|it| (it.unread, it.admission)),
+            false => waiting.min_by_key(|it| it.admission),
         }
-        let mut parts = vec![0; self.running.len()];
-        for it in waiting {
-            parts[it.slot] = it.unread.min(tokens);
-            tokens -= parts[it.slot];
+    }
+
+    /// A small rest is read with the part before it: small parts are dear.
+    fn plan_part(&mut self, prompt: &Waiting) {
+        let part = self.budget.prompt_tokens(self.plan.waiting);
+        let part = match prompt.unread <= (part + part / 4).min(self.limits.batch) {
+            true => prompt.unread,
+            false => part,
+        };
+        let Some(running) = &self.running[prompt.slot] else {
+            return;
+        };
+        let read = running.task.prompt.len() - prompt.unread;
+        let tokens = &running.task.prompt[read..read + part];
+        let slot = slot(prompt.slot);
+        self.plan.is_prompt = true;
+        self.plan.add(
+            slot,
+            running.task.id,
+            read,
+            tokens,
+            running.task.prompt.len(),
+        );
+    }
+
+    fn plan_answers(&mut self) {
+        for (index, running) in (0..).zip(&self.running) {
+            if let Some(running) = running
+                && let Some(next) = running.next
+            {
+                let read = self.pool.tokens(slot(index)).len();
+                let prompt = running.task.prompt.len();
+                self.plan
+                    .add(slot(index), running.task.id, read, &[next], prompt);
+            }
         }
-        parts
     }
 
     fn slot_of(&self, task: TaskId) -> Option<SlotId> {

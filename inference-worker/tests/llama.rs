@@ -9,14 +9,12 @@ mod gguf;
 use std::path::PathBuf;
 
 use bodhi_proto::chat::{FinishReason, Sampling};
-use bodhi_worker::engine::llama::{Layout, LlamaEngine, LoadError, Settings};
+use bodhi_worker::engine::llama::{LlamaEngine, LoadError, Settings};
 use bodhi_worker::engine::{
     End, Job, JobError, JobStream, Options, Piece, Pooling, Purpose, Runner, Special, SubmitError,
     Token, Update,
 };
 use bodhi_worker::sampling::{Grammar, SamplerError, Trigger};
-
-const LAYOUTS: [Layout; 2] = [Layout::Unified, Layout::Separate];
 
 struct Model {
     _folder: tempfile::TempDir,
@@ -99,74 +97,49 @@ async fn tokens(runner: &Runner, job: Job) -> Vec<Token> {
 #[tokio::test]
 async fn answers_alike_alone_and_beside_others() {
     let model = Model::new();
-    for layout in LAYOUTS {
-        let runner = start(&Settings {
-            layout,
-            ..model.settings()
-        });
-        let mut alone = Vec::new();
-        for seed in 0..4 {
-            alone.push(tokens(&runner, greedy(prompt(60, seed * 50), 40)).await);
-        }
-        let runner = start(&Settings {
-            layout,
-            ..model.settings()
-        });
-        let streams: Vec<JobStream> = (0..4)
-            .map(|seed| runner.submit(greedy(prompt(60, seed * 50), 40)).unwrap())
-            .collect();
-        for (stream, alone) in streams.into_iter().zip(alone) {
-            let (answers, _) = finish(stream).await.unwrap();
-            assert_eq!(answers[0].tokens, alone, "{layout:?}");
-            assert!(answers[0].finish.is_some());
-        }
+    let runner = start(&model.settings());
+    let mut alone = Vec::new();
+    for seed in 0..4 {
+        alone.push(tokens(&runner, greedy(prompt(60, seed * 50), 40)).await);
+    }
+    let runner = start(&model.settings());
+    let streams: Vec<JobStream> = (0..4)
+        .map(|seed| runner.submit(greedy(prompt(60, seed * 50), 40)).unwrap())
+        .collect();
+    for (stream, alone) in streams.into_iter().zip(alone) {
+        let (answers, _) = finish(stream).await.unwrap();
+        assert_eq!(answers[0].tokens, alone);
+        assert!(answers[0].finish.is_some());
     }
 }
 
 #[tokio::test]
 async fn answers_alike_from_its_own_anothers_and_a_saved_beginning() {
     let model = Model::new();
-    for layout in LAYOUTS {
-        let settings = Settings {
-            layout,
-            ..model.settings()
-        };
-        let wanted = tokens(&start(&settings), greedy(prompt(200, 0), 30)).await;
+    let settings = model.settings();
+    let wanted = tokens(&start(&settings), greedy(prompt(200, 0), 30)).await;
 
-        let runner = start(&settings);
-        assert_eq!(tokens(&runner, greedy(prompt(200, 0), 30)).await, wanted);
-        let (answers, end) = run(&runner, greedy(prompt(200, 0), 30)).await;
-        assert_eq!(
-            (&answers[0].tokens, end.usage.cached),
-            (&wanted, 199),
-            "{layout:?}"
-        );
+    let runner = start(&settings);
+    assert_eq!(tokens(&runner, greedy(prompt(200, 0), 30)).await, wanted);
+    let (answers, end) = run(&runner, greedy(prompt(200, 0), 30)).await;
+    assert_eq!((&answers[0].tokens, end.usage.cached), (&wanted, 199));
 
-        // The slot with the beginning is in use, so it is copied.
-        let mut busy = runner.submit(greedy(prompt(200, 0), 300)).unwrap();
-        busy.next().await.unwrap().unwrap();
-        let (answers, end) = run(&runner, greedy(prompt(200, 0), 30)).await;
-        assert_eq!(
-            (&answers[0].tokens, end.usage.cached),
-            (&wanted, 199),
-            "{layout:?}"
-        );
-        drop(busy);
+    // The slot with the beginning is in use, so it is copied.
+    let mut busy = runner.submit(greedy(prompt(200, 0), 300)).unwrap();
+    busy.next().await.unwrap().unwrap();
+    let (answers, end) = run(&runner, greedy(prompt(200, 0), 30)).await;
+    assert_eq!((&answers[0].tokens, end.usage.cached), (&wanted, 199));
+    drop(busy);
 
-        // Others take all slots in the meantime.
-        let runner = start(&Settings {
-            slots: 1,
-            ..settings
-        });
-        tokens(&runner, greedy(prompt(200, 0), 1)).await;
-        tokens(&runner, greedy(prompt(200, 3), 1)).await;
-        let (answers, end) = run(&runner, greedy(prompt(200, 0), 30)).await;
-        assert_eq!(
-            (&answers[0].tokens, end.usage.cached),
-            (&wanted, 199),
-            "{layout:?}"
-        );
-    }
+    // Others take all slots in the meantime.
+    let runner = start(&Settings {
+        slots: 1,
+        ..settings
+    });
+    tokens(&runner, greedy(prompt(200, 0), 1)).await;
+    tokens(&runner, greedy(prompt(200, 3), 1)).await;
+    let (answers, end) = run(&runner, greedy(prompt(200, 0), 30)).await;
+    assert_eq!((&answers[0].tokens, end.usage.cached), (&wanted, 199));
 }
 
 #[tokio::test]
@@ -407,22 +380,6 @@ async fn goes_on_until_the_context_is_full() {
             context: 512
         })
     ));
-}
-
-#[tokio::test]
-async fn shares_a_cache_that_is_smaller_than_all_contexts() {
-    let model = Model::new();
-    let runner = start(&Settings {
-        capacity: Some(512),
-        ..model.settings()
-    });
-    let streams: Vec<JobStream> = (0..12)
-        .map(|seed| runner.submit(greedy(prompt(150, seed * 20), 60)).unwrap())
-        .collect();
-    for stream in streams {
-        let (answers, _) = finish(stream).await.unwrap();
-        assert_eq!(answers[0].tokens.len(), 60);
-    }
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! RUSTFLAGS="-C target-cpu=native" cargo run --profile bench -p bodhi-worker --example bench -- \
-//!     MODEL.gguf [--server path/to/llama-server] [--rounds 3] [--separate] [--threads N] \
+//!     MODEL.gguf [--server path/to/llama-server] [--rounds 3] [--threads N] \
 //!     [--gap MILLISECONDS] [--only 4x128|gap|prefix]
 //! ```
 //!
@@ -15,7 +15,7 @@ mod side;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use bodhi_worker::engine::llama::{Layout, LlamaEngine, Settings};
+use bodhi_worker::engine::llama::{LlamaEngine, Settings};
 use bodhi_worker::engine::{Options, Runner};
 
 use side::{Side, Stream};
@@ -27,7 +27,6 @@ struct Arguments {
     model: String,
     server: Option<String>,
     rounds: usize,
-    layout: Layout,
     threads: u32,
     options: Options,
     /// Only these, by what their rows begin with.
@@ -41,7 +40,6 @@ fn main() -> anyhow::Result<()> {
             slots: SLOTS,
             context: Some(CONTEXT),
             threads: Some(arguments.threads),
-            layout: arguments.layout,
             ..Settings::new(&arguments.model)
         },
         |_| (),
@@ -96,7 +94,6 @@ fn arguments() -> anyhow::Result<Arguments> {
         model: String::new(),
         server: None,
         rounds: 3,
-        layout: Layout::default(),
         threads: std::thread::available_parallelism()?.get() as u32,
         options: Options::default(),
         only: None,
@@ -114,7 +111,6 @@ fn arguments() -> anyhow::Result<Arguments> {
             "--threads" => arguments.threads = value()?.parse()?,
             "--gap" => arguments.options.gap = Duration::from_millis(value()?.parse()?),
             "--only" => arguments.only = Some(value()?),
-            "--separate" => arguments.layout = Layout::Separate,
             other if other.starts_with("--") => bail!("{other} is not known"),
             _ => arguments.model = argument,
         }

@@ -45,7 +45,6 @@ impl Default for Settings {
                 purpose: Purpose::Generate,
                 slots: 4,
                 context: 4096,
-                capacity: 4 * 4096,
                 batch: 512,
             },
             step: Duration::ZERO,
@@ -113,8 +112,12 @@ impl Engine for FakeEngine {
             };
             self.logits.push(logits);
         }
-        let used: usize = self.slots.iter().map(Vec::len).sum();
-        if used > self.settings.shape.capacity {
+        if let Some(slot) = self
+            .slots
+            .iter()
+            .find(|it| it.len() > self.settings.shape.context)
+        {
+            let used = slot.len();
             return Err(DecodeError::Failed(format!("{used} tokens are too many")));
         }
         Ok(())

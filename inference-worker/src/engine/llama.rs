@@ -32,8 +32,6 @@ pub struct Settings {
     pub slots: u32,
     /// Tokens in one sequence; `None`: as many as the model was trained on.
     pub context: Option<u32>,
-    /// Tokens in all sequences together; `None`: a context for each slot.
-    pub capacity: Option<u32>,
     /// Tokens in one step.
     pub batch: u32,
     /// Threads; `None`: as many as the process may use. More than that makes llama.cpp many times slower.
@@ -46,8 +44,6 @@ pub struct Settings {
     pub cache_type: CacheType,
     /// Whether attention is computed in one pass (flash attention).
     pub flash_attention: FlashAttention,
-    /// How sequences share the cache.
-    pub layout: Layout,
 }
 
 /// How keys and values are kept.
@@ -78,18 +74,6 @@ pub enum FlashAttention {
     Off,
 }
 
-/// How sequences share the cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Layout {
-    /// One pool of cells. A step is computed in one pass, and a common beginning is stored once; answers
-    /// pass over the cells of others.
-    #[default]
-    Unified,
-    /// A part for each. Only neighbours of equal length are computed together: an answer beside a prompt
-    /// takes two passes.
-    Separate,
-}
-
 impl Settings {
     /// With every setting at its default.
     pub fn new(path: impl Into<PathBuf>) -> Self {
@@ -98,14 +82,12 @@ impl Settings {
             purpose: Purpose::Generate,
             slots: 8,
             context: None,
-            capacity: None,
             batch: 512,
             threads: None,
             gpu_layers: None,
             mmap: true,
             cache_type: CacheType::default(),
             flash_attention: FlashAttention::default(),
-            layout: Layout::default(),
         }
     }
 }
@@ -148,7 +130,6 @@ pub struct LlamaEngine {
     batch: LlamaBatch<'static>,
     model: Arc<LlamaVocabulary>,
     shape: Shape,
-    layout: Layout,
     /// Copies between sequences are carried out with the next step; until then, states in host memory
     /// would be those from before.
     copying: bool,
@@ -238,15 +219,11 @@ impl LlamaEngine {
         let context = settings.context.unwrap_or_else(|| model.n_ctx_train());
         // llama.cpp rounds up to this.
         let context = context.max(1).next_multiple_of(256);
-        let all = u64::from(context) * u64::from(settings.slots);
-        let capacity = match settings.capacity {
-            Some(capacity) if settings.layout == Layout::Unified => {
-                u64::from(capacity.next_multiple_of(256)).clamp(u64::from(context), all)
-            }
-            _ => all,
-        };
-        let capacity = u32::try_from(capacity)
-            .map_err(|_| LoadError::Setting("slots times context is more than can be counted"))?;
+        let cells = context
+            .checked_mul(settings.slots)
+            .ok_or(LoadError::Setting(
+                "slots times context is more than can be counted",
+            ))?;
         let is_embedding = settings.purpose != Purpose::Generate;
         // Whole inputs are embedded in one pass.
         let batch = if is_embedding {
@@ -258,11 +235,10 @@ impl LlamaEngine {
             purpose: settings.purpose,
             slots: settings.slots,
             context: context as usize,
-            capacity: capacity as usize,
             batch: batch as usize,
         };
         let context = model
-            .new_context(backend, context_params(settings, capacity, batch))
+            .new_context(backend, context_params(settings, cells, batch))
             .map_err(|error| LoadError::Context {
                 context: shape.context,
                 slots: shape.slots,
@@ -273,7 +249,6 @@ impl LlamaEngine {
             batch: LlamaBatch::new(shape.batch, 1),
             model: Arc::new(LlamaVocabulary::new(model)),
             shape,
-            layout: settings.layout,
             copying: false,
         })
     }
@@ -281,10 +256,7 @@ impl LlamaEngine {
     fn run(&mut self) -> Result<(), DecodeError> {
         self.context
             .decode(&mut self.batch)
-            .map_err(|error| match error {
-                llama_cpp_2::DecodeError::NoKvCacheSlot => DecodeError::Full,
-                other => DecodeError::Failed(other.to_string()),
-            })?;
+            .map_err(|error| DecodeError::Failed(error.to_string()))?;
         // So that what a step takes is known, and its end is when the logits are there.
         self.context.synchronize();
         self.copying = false;
@@ -322,7 +294,7 @@ fn load_model(
     Ok(Box::leak(Box::new(model)))
 }
 
-fn context_params(settings: &Settings, capacity: u32, batch: u32) -> LlamaContextParams {
+fn context_params(settings: &Settings, cells: u32, batch: u32) -> LlamaContextParams {
     let threads = settings.threads.map_or_else(
         || std::thread::available_parallelism().map_or(1, |threads| threads.get()),
         |threads| threads as usize,
@@ -341,7 +313,7 @@ fn context_params(settings: &Settings, capacity: u32, batch: u32) -> LlamaContex
         FlashAttention::Off => llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_DISABLED,
     };
     let params = LlamaContextParams::default()
-        .with_n_ctx(NonZeroU32::new(capacity))
+        .with_n_ctx(NonZeroU32::new(cells))
         .with_n_batch(batch)
         .with_n_ubatch(batch)
         .with_n_seq_max(settings.slots)
@@ -351,7 +323,10 @@ fn context_params(settings: &Settings, capacity: u32, batch: u32) -> LlamaContex
         .with_type_k(cache_type)
         .with_type_v(cache_type)
         .with_flash_attention_policy(flash_attention)
-        .with_kv_unified(settings.layout == Layout::Unified)
+        // In one pool of cells every answer would pass over those of all others, of idle slots too:
+        // of eight slots, one answer alone is then a tenth slower. What is embedded comes at once
+        // and leaves nothing behind.
+        .with_kv_unified(settings.purpose != Purpose::Generate)
         // Sliding windows keep everything, so that a beginning can be gone back to.
         .with_swa_full(true)
         .with_no_perf(true);
@@ -436,19 +411,15 @@ impl Engine for LlamaEngine {
 
     fn copy(&mut self, from: SlotId, to: SlotId, keep: usize) -> usize {
         self.forget(to);
-        // Separate parts can only be copied whole.
-        let end = match self.layout {
-            Layout::Unified => u32::try_from(keep).ok(),
-            Layout::Separate => None,
-        };
+        // Parts of the cache can only be copied whole.
         if self
             .context
-            .kv_cache_seq_cp(sequence(from), sequence(to), None, end)
+            .kv_cache_seq_cp(sequence(from), sequence(to), None, None)
             .is_err()
         {
             return self.forget(to);
         }
-        self.copying |= self.layout == Layout::Separate;
+        self.copying = true;
         self.keep(to, keep)
     }
 

@@ -123,7 +123,7 @@ impl Runner {
             progress: AtomicU64::new(0),
             load: Mutex::new(Load {
                 slots: shape.slots,
-                kv_capacity: shape.capacity as u32,
+                kv_capacity: shape.slots * shape.context as u32,
                 ..Load::default()
             }),
         });

@@ -1,19 +1,20 @@
-//! How much of the prompts a step may carry beside answers.
+//! How much of a prompt a step may carry while answers wait for it.
 //!
 //! Steps are steered by how long they took, not computed from a price for each token: a few tokens cost
 //! nearly as much as many, so that a price that was learnt from small steps would keep them small.
 
 use std::time::Duration;
 
-/// In every step, so that prompts make progress however slow the machine is. With fewer tokens
-/// llama.cpp's attention goes row by row on CPUs, which takes several times longer for each.
-const LEAST: usize = 64;
+/// At least, so that prompts make progress however slow the machine is: every step passes over all
+/// weights, and below 64 tokens llama.cpp's attention goes row by row on CPUs, which takes several
+/// times longer for each.
+const LEAST: usize = 128;
 /// By so much it grows at once at most.
 const GROWTH: f64 = 1.5;
 /// And shrinks: a single slow step may be somebody else's doing.
 const SHRINKAGE: f64 = 0.5;
 
-/// The number of prompt tokens that keeps a step about as long as answers may be held up.
+/// The number of tokens that keeps a step about as long as answers may be held up.
 #[derive(Debug)]
 pub(super) struct Budget {
     gap: f64,
@@ -21,7 +22,7 @@ pub(super) struct Budget {
     tokens: f64,
     /// Seconds for each token, of steps without answers; what is begun with.
     price: Option<f64>,
-    /// Steps with answers and prompts were seen.
+    /// Steps that answers waited for were seen.
     is_steered: bool,
 }
 
@@ -36,7 +37,7 @@ impl Budget {
         }
     }
 
-    /// Tokens of prompts that fit into a step beside so many answers.
+    /// Tokens that fit into a step that so many answers wait for.
     pub(super) fn prompt_tokens(&self, answering: usize) -> usize {
         if answering == 0 {
             return self.batch;
@@ -49,7 +50,7 @@ impl Budget {
         tokens.max(LEAST).min(self.batch)
     }
 
-    /// Learns from a step.
+    /// Learns from a step with a part of a prompt.
     pub(super) fn observe(&mut self, answering: usize, prompt_tokens: usize, elapsed: Duration) {
         let elapsed = elapsed.as_secs_f64().max(f64::EPSILON);
         if answering == 0 {
@@ -61,9 +62,9 @@ impl Budget {
         let planned = self.prompt_tokens(answering);
         let factor = (self.gap / elapsed).clamp(SHRINKAGE, GROWTH);
         // A step that was not full says nothing about a larger one.
-        if prompt_tokens > 0 && (prompt_tokens >= planned || factor < 1.0) {
+        if prompt_tokens >= planned || (factor < 1.0 && prompt_tokens >= LEAST) {
             let tokens = planned as f64 * factor;
-            self.tokens = tokens.clamp(LEAST as f64, self.batch as f64);
+            self.tokens = tokens.max(LEAST as f64).min(self.batch as f64);
             self.is_steered = true;
         }
     }

@@ -7,14 +7,14 @@ use crate::slots::SlotId;
 /// What the engine reads in one step.
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// Slots to be emptied first.
-    pub evict: Vec<SlotId>,
     /// The tokens, by slot and position.
     pub rows: Vec<Row>,
     /// The places after which a token is to be chosen.
     pub outputs: Vec<Output>,
-    /// Tokens of answers among the rows.
-    pub(super) answering: usize,
+    /// A part of a prompt, not answers.
+    pub(super) is_prompt: bool,
+    /// Answers that flow and that a part of a prompt holds up.
+    pub(super) waiting: usize,
 }
 
 /// A place after which a token is chosen.
@@ -29,30 +29,24 @@ pub struct Output {
 }
 
 impl Plan {
-    /// Tokens of prompts among the rows.
-    pub fn prompt_tokens(&self) -> usize {
-        self.rows.len() - self.answering
-    }
-
     pub(super) fn clear(&mut self) {
-        self.evict.clear();
         self.rows.clear();
         self.outputs.clear();
-        self.answering = 0;
+        self.is_prompt = false;
+        self.waiting = 0;
     }
 
-    /// Adds what a slot reads next, from position `read` on: the token that was chosen, or a part of
-    /// a prompt of `prompt` tokens.
+    /// Adds what a slot reads next, from position `read` on. An output comes after the last token of
+    /// its prompt, which has `prompt` of them, and after each token of an answer.
     pub(super) fn add(
         &mut self,
         slot: SlotId,
         task: TaskId,
         read: usize,
-        chosen: Option<Token>,
-        part: &[Token],
+        tokens: &[Token],
         prompt: usize,
     ) {
-        for (token, position) in chosen.iter().chain(part).zip(read..) {
+        for (token, position) in tokens.iter().zip(read..) {
             let output = position + 1 >= prompt;
             if output {
                 self.outputs.push(Output {

@@ -113,7 +113,7 @@ impl Pool {
         let target = if shares[longest] > 0 && shares[longest] * WORTHWHILE_SHARE >= prompt.len() {
             longest
         } else {
-            free().min_by_key(|index| self.slots[*index].used)?
+            free().min_by_key(|index| (self.gaps(*index), self.slots[*index].used))?
         };
         let mut keep = shares[target];
         let mut source = Source::Own;
@@ -139,6 +139,17 @@ impl Pool {
             keep,
             save: self.is_worth_saving(id(target), stays, cache),
         })
+    }
+
+    /// Of two slots the one with more neighbours in use makes fewer gaps between them: llama.cpp
+    /// computes neighbours in one pass.
+    fn gaps(&self, index: usize) -> usize {
+        let is_used = |index: Option<usize>| {
+            let slot = index.and_then(|index| self.slots.get(index));
+            slot.is_some_and(|slot| slot.holder.is_some())
+        };
+        let neighbours = [index.checked_sub(1), index.checked_add(1)];
+        2 - neighbours.into_iter().filter(|it| is_used(*it)).count()
     }
 
     /// Whether a slot's content should be put aside before all but the first `stays` tokens go.
@@ -181,16 +192,6 @@ impl Pool {
     /// Notes that nothing lies in a slot any more.
     pub(crate) fn clear(&mut self, slot: SlotId) {
         self.slots[slot.index()].tokens.clear();
-    }
-
-    /// The longest unused of the free slots in which something lies.
-    pub(crate) fn oldest_idle(&self) -> Option<SlotId> {
-        self.slots
-            .iter()
-            .enumerate()
-            .filter(|(_, slot)| slot.holder.is_none() && !slot.tokens.is_empty())
-            .min_by_key(|(_, slot)| slot.used)
-            .map(|(index, _)| id(index))
     }
 }
 

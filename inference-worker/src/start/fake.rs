@@ -86,7 +86,6 @@ impl Fake {
                 purpose: purpose(flags),
                 slots,
                 context,
-                capacity: context * slots as usize,
                 batch: engine.batch_size.get() as usize,
             },
             step: self.step,

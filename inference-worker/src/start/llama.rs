@@ -150,7 +150,6 @@ fn settings(flags: &Flags, artifact: &Artifact, purpose: Purpose, plan: &Plan) -
         purpose,
         slots: plan.slots,
         context: Some(plan.context_length),
-        capacity: None,
         batch: plan.micro_batch_size,
         threads: engine.threads.map(Into::into),
         gpu_layers: u32::try_from(engine.gpu_layers).ok(),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bodhi_proto::chat::{FinishReason, Timings, TokenLogprob, TopLogprob, Usage};
 use tokio::sync::oneshot;
-use tracing::{debug, error, warn};
+use tracing::{debug, error};
 
 use super::{Command, Embed, Gauges, Generate, Options};
 use crate::engine::meter::Meter;
@@ -73,7 +73,6 @@ impl<E: Engine> Driver<E> {
             scheduler: Scheduler::new(Limits {
                 slots: shape.slots,
                 context: shape.context,
-                capacity: shape.capacity,
                 batch: shape.batch,
                 gap: options.gap,
                 cache: options.cache,
@@ -232,24 +231,12 @@ impl<E: Engine> Driver<E> {
 
     fn step(&mut self) {
         let plan = self.scheduler.step();
-        for slot in &plan.evict {
-            self.engine.keep(*slot, 0);
-        }
         if plan.rows.is_empty() {
             return;
         }
         self.outputs.clone_from(&plan.outputs);
         let start = Instant::now();
-        let mut result = self.engine.decode(&plan.rows);
-        if let Err(DecodeError::Full) = result {
-            warn!("the cache is full, what nobody uses is given up");
-            for slot in self.scheduler.evict_idle() {
-                self.engine.keep(slot, 0);
-            }
-            let rows = self.scheduler.planned().rows.as_slice();
-            result = self.engine.decode(rows);
-        }
-        match result {
+        match self.engine.decode(&plan.rows) {
             Ok(()) => {
                 self.scheduler.read(start.elapsed());
                 self.choose();
@@ -374,7 +361,7 @@ impl<E: Engine> Driver<E> {
             Purpose::Generate => pool.busy() as u32,
             _ => u32::from(!self.embeddings.is_empty()),
         };
-        load.kv_used = pool.used().min(self.engine.shape().capacity) as u32;
+        load.kv_used = pool.used() as u32;
         load.tokens_per_second = self.meter.rate(Instant::now()) as f32;
     }
 }
