@@ -61,6 +61,26 @@ pub(crate) struct DataPlaneSetup {
 }
 
 impl DataPlaneSetup {
+    /// With a thread per core and no access log.
+    pub(crate) fn new(
+        programs: &Path,
+        folder: &Path,
+        socket: PathBuf,
+        address: SocketAddr,
+        health: SocketAddr,
+    ) -> Self {
+        Self {
+            program: programs.join("bodhi-dataplane"),
+            folder: folder.to_owned(),
+            socket,
+            data: folder.join("dataplane"),
+            address,
+            health,
+            threads: 0,
+            access_log: false,
+        }
+    }
+
     /// Starts it and waits until it is ready.
     pub(crate) async fn run(&self) -> anyhow::Result<Program> {
         let mut command = Command::new(&self.program);
@@ -124,14 +144,9 @@ impl Gateway {
         let controller = Program::start("bodhi-controller", command, folder)?;
         controller.answers(admin, "/openapi.json").await?;
         let plane = DataPlaneSetup {
-            program: setup.programs.join("bodhi-dataplane"),
-            folder: folder.to_owned(),
-            socket,
-            data: folder.join("dataplane"),
-            address,
-            health,
             threads: setup.threads,
             access_log: setup.access_log,
+            ..DataPlaneSetup::new(setup.programs, folder, socket, address, health)
         };
         let dataplane = DataPlane {
             program: plane.run().await?,

@@ -8,6 +8,7 @@
 mod client;
 mod gateway;
 mod load;
+mod local;
 mod machine;
 mod measure;
 mod nginx;
@@ -73,6 +74,15 @@ struct Args {
     /// Folder of other programs to measure in the same rounds, as "before".
     #[arg(long, value_name = "DIR")]
     against: Option<PathBuf>,
+    /// Measure a local model instead, of this GGUF file: its worker alone and through the gateway.
+    #[arg(long, value_name = "FILE", requires = "worker")]
+    model: Option<PathBuf>,
+    /// The worker's program, with --model.
+    #[arg(long, value_name = "FILE")]
+    worker: Option<PathBuf>,
+    /// llama-server, to be measured in the same rounds, with --model.
+    #[arg(long, value_name = "FILE", requires = "model")]
+    llama_server: Option<PathBuf>,
     /// Where all figures go as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -106,6 +116,26 @@ async fn main() -> anyhow::Result<()> {
         threads => threads,
     };
     let folder = tempfile::tempdir()?;
+    let mut report = Report {
+        machine: Machine::describe(&programs),
+        threads,
+        held_streams: args.held,
+        scenarios: Vec::new(),
+        footprints: Vec::new(),
+        restarts: None,
+    };
+    println!("{}", report.machine());
+    if let (Some(model), Some(worker)) = (&args.model, &args.worker) {
+        let setup = local::Setup {
+            programs: &programs,
+            worker,
+            model,
+            llama_server: args.llama_server.as_deref(),
+            threads,
+            rounds: args.rounds,
+        };
+        return local::run(folder.path(), &setup).await;
+    }
     let upstream = Scripted::with(&["--bench"])?;
     let mut setup = Setup {
         programs: &programs,
@@ -141,15 +171,6 @@ async fn main() -> anyhow::Result<()> {
         proxies.gateways.push(("before".into(), gateway));
     }
     let variants = proxies.variants(upstream.listen);
-    let mut report = Report {
-        machine: Machine::describe(&programs),
-        threads,
-        held_streams: args.held,
-        scenarios: Vec::new(),
-        footprints: Vec::new(),
-        restarts: None,
-    };
-    println!("{}", report.machine());
 
     for variant in &variants {
         report
