@@ -3,7 +3,7 @@
 //! ```text
 //! RUSTFLAGS="-C target-cpu=native" cargo run --profile bench -p bodhi-worker --example bench -- \
 //!     MODEL.gguf [--server path/to/llama-server] [--rounds 3] [--threads N] \
-//!     [--gap MILLISECONDS] [--only 4x128|gap|prefix]
+//!     [--context 2048] [--gap MILLISECONDS] [--only 4x128|gap|prefix]
 //! ```
 //!
 //! The engine is called as a library here, llama-server by HTTP. What that costs it shows where a token
@@ -21,13 +21,14 @@ use bodhi_worker::engine::{Options, Runner};
 use side::{Side, Stream};
 
 const SLOTS: u32 = 8;
-const CONTEXT: u32 = 2048;
 
 struct Arguments {
     model: String,
     server: Option<String>,
     rounds: usize,
     threads: u32,
+    /// Tokens in one sequence.
+    context: u32,
     options: Options,
     /// Only these, by what their rows begin with.
     only: Option<String>,
@@ -38,7 +39,7 @@ fn main() -> anyhow::Result<()> {
     let engine = LlamaEngine::load(
         &Settings {
             slots: SLOTS,
-            context: Some(CONTEXT),
+            context: Some(arguments.context),
             threads: Some(arguments.threads),
             ..Settings::new(&arguments.model)
         },
@@ -52,7 +53,7 @@ fn main() -> anyhow::Result<()> {
             path,
             &arguments.model,
             SLOTS,
-            CONTEXT,
+            arguments.context,
             arguments.threads,
         )?),
         None => None,
@@ -73,17 +74,19 @@ fn main() -> anyhow::Result<()> {
             .as_ref()
             .is_none_or(|only| name.starts_with(only))
     };
-    for length in [128, 1024] {
+    let long = (arguments.context as usize * 3 / 4).min(1024);
+    for length in [128, long] {
         for streams in [1, 4, 8] {
             if wanted(&format!("{streams}x{length}")) {
                 throughput(&sides, &mut prompts, length, streams, arguments.rounds)?;
             }
         }
     }
-    if wanted("gap") {
+    let has_room = arguments.context >= 2048;
+    if has_room && wanted("gap") {
         gap(&sides, &mut prompts, arguments.rounds)?;
     }
-    if wanted("prefix") {
+    if has_room && wanted("prefix") {
         prefix(&sides, &mut prompts, arguments.rounds)?;
     }
     Ok(())
@@ -95,6 +98,7 @@ fn arguments() -> anyhow::Result<Arguments> {
         server: None,
         rounds: 3,
         threads: std::thread::available_parallelism()?.get() as u32,
+        context: 2048,
         options: Options::default(),
         only: None,
     };
@@ -109,6 +113,7 @@ fn arguments() -> anyhow::Result<Arguments> {
             "--server" => arguments.server = Some(value()?),
             "--rounds" => arguments.rounds = value()?.parse()?,
             "--threads" => arguments.threads = value()?.parse()?,
+            "--context" => arguments.context = value()?.parse()?,
             "--gap" => arguments.options.gap = Duration::from_millis(value()?.parse()?),
             "--only" => arguments.only = Some(value()?),
             other if other.starts_with("--") => bail!("{other} is not known"),

@@ -1,6 +1,7 @@
 """LangChain and LlamaIndex on the demo model, agents included.
 
-Of what it says no more is asked than it promises: it is tiny. Calls have to be right, and loops to end.
+Of what it says no more is asked than it promises: it is tiny. Calls have to be right, and loops to end with
+what the tool said.
 """
 
 import asyncio
