@@ -83,6 +83,9 @@ macro_rules! reasons {
         }
 
         impl Reason {
+            /// Every reason there is.
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+
             /// The word itself.
             pub fn as_str(self) -> &'static str {
                 match self {
@@ -234,5 +237,24 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_is_explained_to_operators() {
+        let page = include_str!("../../../docs/reasons.md");
+        let explained: Vec<&str> = page
+            .lines()
+            .filter_map(|line| line.strip_prefix("| ")?.split(" | ").next())
+            .collect();
+        for reason in Reason::ALL {
+            let word = format!("`{reason}`");
+            let rows = explained.iter().filter(|row| row.contains(&word)).count();
+            assert!(rows > 0, "docs/reasons.md has no row for {reason}");
+        }
     }
 }

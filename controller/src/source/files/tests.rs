@@ -272,6 +272,30 @@ mod manifests {
     }
 
     #[test]
+    fn what_the_documentation_shows_is_accepted() {
+        let validator = Validator::new();
+        let folder_of = tempfile::tempdir().unwrap();
+        let mut seen = 0;
+        for page in [
+            "docs/resources.md",
+            "docs/moving.md",
+            "docs/local-models.md",
+        ] {
+            let text = fs::read_to_string(folder(page)).unwrap();
+            let blocks = text.split("```yaml\n").skip(1);
+            let blocks = blocks.map(|rest| rest.split("```").next().unwrap_or_default());
+            for block in blocks.filter(|block| block.contains("apiVersion: bodhi.dev")) {
+                let file = folder_of.path().join("block.yaml");
+                fs::write(&file, block).unwrap();
+                let found = inspect(&file, "bodhi", &validator).unwrap();
+                assert_eq!(found.problems, [], "{page}: {block}");
+                seen += found.objects.len();
+            }
+        }
+        assert!(seen >= 6, "{seen} objects are few");
+    }
+
+    #[test]
     fn invalid_ones_are_refused_at_the_field_they_want_to_be_refused_at() {
         let validator = Validator::new();
         for file in files("tests/manifests/invalid") {
