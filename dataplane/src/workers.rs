@@ -5,6 +5,7 @@
 //! demand that wakes one. [`Connections`] are a thread's own.
 
 mod connection;
+mod others;
 mod seat;
 
 pub use connection::{CallFailure, Client, Connections, NotSent};
@@ -15,9 +16,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use bodhi_proto::chat::Load;
 use bodhi_proto::snapshot::{self, WorkerEndpoint};
+
+use others::Others;
 
 /// One worker, and what is known of its load.
 #[derive(Debug)]
@@ -26,8 +30,8 @@ pub struct Worker {
     pub endpoint: Arc<WorkerEndpoint>,
     /// Requests of this data plane.
     own: AtomicU32,
-    /// Requests of others, when it last said.
-    others: AtomicU32,
+    /// Requests of others.
+    others: Others,
 }
 
 impl Worker {
@@ -35,23 +39,23 @@ impl Worker {
         Self {
             endpoint,
             own: AtomicU32::new(0),
-            others: AtomicU32::new(0),
+            others: Others::new(Instant::now()),
         }
     }
 
     /// Requests it has, as far as is known here.
-    fn load(&self) -> u32 {
+    fn load(&self, now: Instant) -> u32 {
         let own = self.own.load(Ordering::Relaxed);
-        own.saturating_add(self.others.load(Ordering::Relaxed))
+        own.saturating_add(self.others.at(now))
     }
 
     /// Takes in what the worker says of itself, at the end of one of our requests.
-    pub fn reported(&self, load: &Load) {
+    pub fn reported(&self, load: &Load, now: Instant) {
         // The request that brings the report may still count on both sides, or on ours alone: too
         // little is soon put right, too much would keep requests away until the next report.
         let own = self.own.load(Ordering::Relaxed);
         let others = (load.busy + load.queued).saturating_sub(own);
-        self.others.store(others, Ordering::Relaxed);
+        self.others.say(others, now);
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use bodhi_proto::snapshot::{PoolState, Refusal, WorkerId};
 
-use super::{Pool, View, Worker};
+use super::{Pool, View, Worker, others};
 use crate::balance::{self, Candidate, Head};
 
 /// Why a request has no worker.
@@ -48,8 +48,8 @@ impl Seat {
     }
 
     /// Only where a slot is free. Threads ask at the same time: who counts first has it.
-    fn take_free(pool: &Arc<Pool>, worker: &Arc<Worker>) -> Option<Self> {
-        let others = worker.others.load(Ordering::Relaxed);
+    fn take_free(pool: &Arc<Pool>, worker: &Arc<Worker>, now: Instant) -> Option<Self> {
+        let others = worker.others.at(now);
         let counted = worker
             .own
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |own| {
@@ -119,7 +119,8 @@ impl Pool {
     pub async fn seat(self: &Arc<Self>, head: Head, tried: &[WorkerId]) -> Result<Seat, NoSeat> {
         let view = self.view.load_full();
         if !view.workers.is_empty() {
-            let worker = view.choose(head, tried).ok_or(NoSeat::AllTried)?;
+            let worker = view.choose(head, tried, Instant::now());
+            let worker = worker.ok_or(NoSeat::AllTried)?;
             let seat = Seat::take(self, worker);
             if self.in_flight.load(Ordering::Relaxed) == 1 {
                 self.demand.notify_one();
@@ -136,9 +137,9 @@ impl Pool {
         let deadline = Instant::now() + hold;
         loop {
             let told = self.room.notified();
-            let view = self.view.load_full();
-            if let Some(worker) = view.choose_free(head) {
-                match Seat::take_free(self, worker) {
+            let (view, now) = (self.view.load_full(), Instant::now());
+            if let Some(worker) = view.choose_free(head, now) {
+                match Seat::take_free(self, worker, now) {
                     Some(seat) => return Ok(seat),
                     // Another thread was quicker; another worker may be free.
                     None => continue,
@@ -147,9 +148,14 @@ impl Pool {
             if view.workers.is_empty() {
                 view.failed()?;
             }
-            timeout_at(deadline, told)
-                .await
-                .map_err(|_| NoSeat::NotInTime(hold))?;
+            // What others have asked for ends without a word to us.
+            let look_again = match view.workers.is_empty() {
+                true => deadline,
+                false => deadline.min(now + others::AGE),
+            };
+            if timeout_at(look_again, told).await.is_err() && look_again == deadline {
+                return Err(NoSeat::NotInTime(hold));
+            }
         }
     }
 }
@@ -162,23 +168,28 @@ impl View {
         }
     }
 
-    fn choose(&self, head: Head, tried: &[WorkerId]) -> Option<&Arc<Worker>> {
-        self.choose_among(head, |worker| !tried.contains(&worker.endpoint.id))
+    fn choose(&self, head: Head, tried: &[WorkerId], now: Instant) -> Option<&Arc<Worker>> {
+        self.choose_among(head, now, |worker| !tried.contains(&worker.endpoint.id))
     }
 
     /// Only among those with a slot that nobody of ours has.
-    fn choose_free(&self, head: Head) -> Option<&Arc<Worker>> {
-        self.choose_among(head, |worker| worker.load() < worker.endpoint.slots)
+    fn choose_free(&self, head: Head, now: Instant) -> Option<&Arc<Worker>> {
+        self.choose_among(head, now, |worker| worker.load(now) < worker.endpoint.slots)
     }
 
-    fn choose_among(&self, head: Head, may: impl Fn(&Worker) -> bool) -> Option<&Arc<Worker>> {
+    fn choose_among(
+        &self,
+        head: Head,
+        now: Instant,
+        may: impl Fn(&Worker) -> bool,
+    ) -> Option<&Arc<Worker>> {
         let workers: SmallVec<[&Arc<Worker>; 16]> =
             self.workers.iter().filter(|worker| may(worker)).collect();
         let candidates: SmallVec<[Candidate<'_>; 16]> = workers
             .iter()
             .map(|worker| Candidate {
                 id: &worker.endpoint.id.worker,
-                load: worker.load(),
+                load: worker.load(now),
                 slots: worker.endpoint.slots,
             })
             .collect();
@@ -269,22 +280,53 @@ mod tests {
         );
     }
 
-    #[tokio::test]
-    async fn what_others_send_counts() {
-        let pool = pool(PoolState::Ready, &["a", "b"]);
-        let first = pool.seat(head(), &[]).await.unwrap();
-        let busy = Load {
+    fn busy() -> Load {
+        Load {
             busy: 2,
             queued: 5,
             ..Load::default()
-        };
-        first.worker().reported(&busy);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_others_send_counts_for_a_while() {
+        let pool = pool(PoolState::Ready, &["a", "b"]);
+        let first = pool.seat(head(), &[]).await.unwrap();
+        first.worker().reported(&busy(), Instant::now());
         let busy = id(&first).to_owned();
         drop(first);
         for _ in 0..5 {
             let seat = pool.seat(head(), &[]).await.unwrap();
             assert_ne!(id(&seat), busy);
         }
+        tokio::time::advance(others::AGE).await;
+        let both = [pool.seat(head(), &[]).await, pool.seat(head(), &[]).await];
+        assert!(both.iter().any(|seat| id(seat.as_ref().unwrap()) == busy));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_held_request_outlasts_what_others_send() {
+        let pool = pool(PoolState::Starting, &[]);
+        let wait = || {
+            let pool = Arc::clone(&pool);
+            tokio::spawn(async move { pool.seat(head(), &[]).await })
+        };
+        let waiting = [wait(), wait(), wait()];
+        until(|| pool.demand() == (0, 3)).await;
+        pool.update(configured(PoolState::Ready), Some(&endpoints(&["a"])));
+        until(|| pool.demand() == (2, 1)).await;
+        let [first, second, third] = waiting;
+        let seats = [
+            first.await.unwrap().unwrap(),
+            second.await.unwrap().unwrap(),
+        ];
+        // The worker is full of others' requests when ours end, and nobody says when theirs do.
+        seats[0].worker().reported(&busy(), Instant::now());
+        let begun = Instant::now();
+        drop(seats);
+        let third = third.await.unwrap().unwrap();
+        assert_eq!(id(&third), "a");
+        assert!(begun.elapsed() <= others::AGE * 2, "{:?}", begun.elapsed());
     }
 
     #[tokio::test(start_paused = true)]

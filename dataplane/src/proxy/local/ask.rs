@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use futures_util::Stream;
 use futures_util::future::join_all;
 use futures_util::stream::{SelectAll, StreamExt as _};
+use tokio::time::Instant;
 use tonic::Streaming;
 
 use bodhi_proto::chat::{
@@ -83,7 +84,7 @@ impl One {
         if let Some(ReplyEvent::End { load, .. }) = events.last() {
             self.ended = true;
             if let Some(load) = load {
-                self.seat.worker().reported(load);
+                self.seat.worker().reported(load, Instant::now());
             }
         }
         Ok((self.prompt, events))
