@@ -5,18 +5,21 @@
 
 mod rig;
 
+use std::num::NonZeroU32;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::ensure;
-use bodhi_proto::snapshot::{Pool, PoolState};
+use bodhi_proto::names::ModelName;
+use bodhi_proto::snapshot::{Globs, ModelCap, Pool, PoolState, Token};
 use bodhi_tests::process::eventually;
+use bodhi_tests::scripted::Scripted;
 use bodhi_tests::told::Told;
 use bodhi_tests::wire::{End, Response};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use rig::{Rig, pool};
+use rig::{MODEL, Rig, pool, token};
 
 /// The end of a whole stream on the wire.
 const LAST: &[u8] = b"data: [DONE]\n\n\r\n0\r\n\r\n";
@@ -161,6 +164,85 @@ fn what_no_worker_has_touched_goes_where_its_name_leads_now() -> anyhow::Result<
     let answer = waiting[1].response()?;
     ensure!(answer.status == 200, "{}", answer.text());
     Ok(())
+}
+
+/// The pool would have it wait for five minutes more.
+#[test]
+fn a_request_that_waits_goes_where_its_name_leads_at_once() -> anyhow::Result<()> {
+    let provider = Scripted::start()?;
+    let rig = Rig::start(pool(PoolState::Starting))?;
+    let mut waiting = [rig.send("<<5>>", true)?, rig.send("<<5>>", false)?];
+    rig.demands(0, 2)?;
+    rig.move_to_provider(&provider)?;
+    for wire in &mut waiting {
+        let answer = wire.response()?;
+        ensure!(answer.status == 200, "{}", answer.text());
+        let mark = answer.header("x-bodhi-mark").unwrap_or_default();
+        ensure!(mark.contains(&rig.mark()), "{mark}, not {}", rig.mark());
+    }
+    ensure!(provider.requests()?.len() == 2);
+    Ok(())
+}
+
+#[test]
+fn a_token_that_is_revoked_while_its_request_waits_is_refused() -> anyhow::Result<()> {
+    let rig = Rig::start(pool(PoolState::Starting))?;
+    let mut waiting = [rig.send("<<5>>", true)?, rig.send("<<5>>", false)?];
+    rig.demands(0, 2)?;
+    rig.tokens(Vec::new())?;
+    for wire in &mut waiting {
+        refused(&wire.response()?, 401, "invalid_token")?;
+    }
+    rig.demands(0, 0)
+}
+
+#[test]
+fn a_token_that_expires_while_its_request_waits_is_refused() -> anyhow::Result<()> {
+    let rig = Rig::start(pool(PoolState::Starting))?;
+    let since = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    let expires = since.as_secs() as i64 + 2;
+    rig.tokens(vec![Token {
+        expires: Some(expires),
+        ..token()
+    }])?;
+    let mut waiting = rig.send("<<5>>", true)?;
+    rig.demands(0, 1)?;
+    let worker = rig.worker(&[])?;
+    eventually("the token to expire", || {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+        (now.as_secs() as i64 >= expires).then_some(())
+    })?;
+    rig.serve([&worker])?;
+    refused(&waiting.response()?, 401, "expired_token")
+}
+
+#[test]
+fn what_a_token_may_do_is_judged_again_after_a_wait() -> anyhow::Result<()> {
+    let rig = Rig::start(pool(PoolState::Starting))?;
+    let mut waiting = rig.send("<<5>>", false)?;
+    rig.demands(0, 1)?;
+    rig.tokens(vec![Token {
+        output_caps: vec![ModelCap {
+            model: ModelName::parse(MODEL)?,
+            limit: NonZeroU32::new(3).expect("not zero"),
+        }],
+        ..token()
+    }])?;
+    // It waits on, but for less.
+    rig.demands(0, 1)?;
+    let worker = rig.worker(&[])?;
+    rig.serve([&worker])?;
+    let answer = waiting.response()?.json();
+    ensure!(answer["usage"]["completion_tokens"] == 3, "{answer}");
+
+    rig.serve([])?;
+    let mut waiting = rig.send("<<5>>", true)?;
+    rig.demands(0, 1)?;
+    rig.tokens(vec![Token {
+        models: Some(Globs::new(["another"])),
+        ..token()
+    }])?;
+    refused(&waiting.response()?, 400, "model_not_allowed")
 }
 
 #[test]

@@ -30,8 +30,8 @@ pub struct Active {
 }
 
 impl Active {
-    /// Prepares `snapshot`; providers whose parts are the same are taken over from `previous`, and
-    /// pools go on with what is new. `demand` is told when a pool gets its first request.
+    /// Prepares `snapshot`; providers whose parts are the same, and all pools, are taken over from
+    /// `previous`. `demand` is told when a pool gets its first request.
     pub fn new(snapshot: Arc<Snapshot>, previous: Option<&Self>, demand: &Arc<Notify>) -> Self {
         let providers = snapshot
             .upstreams
@@ -56,14 +56,8 @@ impl Active {
             .map(|(object, pool)| {
                 let workers = snapshot.workers.get(object);
                 let before = previous.and_then(|p| p.pools.get(object));
-                let pool = Arc::clone(pool);
-                let pool = match before {
-                    Some(before) => {
-                        before.update(pool, workers);
-                        Arc::clone(before)
-                    }
-                    None => Arc::new(Pool::new(pool, workers, Arc::clone(demand))),
-                };
+                let made = || Pool::new(Arc::clone(pool), workers, Arc::clone(demand));
+                let pool = before.map_or_else(|| Arc::new(made()), Arc::clone);
                 (object.clone(), pool)
             })
             .collect();
@@ -89,6 +83,16 @@ impl Active {
             providers,
             pools,
             defaults,
+        }
+    }
+
+    /// Lets the pools go on with what this snapshot says of them. To be called once it is served
+    /// from: a request that is woken from waiting looks where its name leads.
+    pub fn settle(&self) {
+        for (object, configured) in self.snapshot.pools.iter() {
+            if let Some(pool) = self.pools.get(object) {
+                pool.update(Arc::clone(configured), self.snapshot.workers.get(object));
+            }
         }
     }
 

@@ -75,6 +75,7 @@ impl DataPlane {
             },
             anonymous: config.anonymous.then(anonymous),
             fallback,
+            changed: Notify::new(),
             demand: Arc::default(),
         });
         // What the file held is served from the first moment on.
@@ -157,7 +158,9 @@ async fn follow(mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>, shared: A
         };
         let before = slot.load_full();
         let active = Arc::new(Active::new(snapshot, before.as_deref(), &shared.demand));
-        slot.store(Some(active));
+        slot.store(Some(Arc::clone(&active)));
+        active.settle();
+        shared.changed.notify_waiters();
         retired.extend(before);
         retired.retain(|active| Arc::strong_count(active) > 1);
     }

@@ -49,7 +49,7 @@ use crate::workers::Connections;
 
 use body::{Body, Prepared};
 use farewell::Farewell;
-use local::NotRun;
+use local::{NotRun, Routed};
 use passthrough::SpliceBody;
 use relay::{Relay, Source};
 use route::Backend;
@@ -89,6 +89,8 @@ impl Default for Limits {
 pub struct Shared {
     /// The configuration served from.
     pub active: ActiveSlot,
+    /// Tells those that wait that the configuration is another one.
+    pub changed: Notify,
     /// Sizes and times.
     pub limits: Limits,
     /// What calls to upstreams share.
@@ -129,6 +131,7 @@ enum Reply {
 }
 
 /// A request that names a model, taken in.
+#[derive(Clone, Copy)]
 struct Asking<'a> {
     token: &'a Token,
     call: &'a Call,
@@ -165,7 +168,10 @@ impl Proxy {
         let mut exchange = self.begin(&request);
         let surface = Surface::of(request.uri().path(), request.headers());
         let cross_origin = self.cross_origin(&request);
-        let active = self.active.borrow_mut().load().clone();
+        let active = self.active();
+        if let Some(active) = &active {
+            exchange.served_from(&active.mark);
+        }
         let preflight = cross_origin != CrossOrigin::Nobody
             && cors::is_preflight(request.method(), request.headers());
         let served = match preflight {
@@ -181,6 +187,7 @@ impl Proxy {
             exchange.failed(&failure);
             Reply::Full(failure.response(surface, &exchange.id().to_string()))
         });
+        let mark = exchange.mark().cloned();
         let mut response = match reply {
             Reply::Full(response) => {
                 let status = response.status().as_u16();
@@ -189,8 +196,8 @@ impl Proxy {
             Reply::Relay(response) => Relay::joined(response, exchange),
         };
         cross_origin.say(response.headers_mut());
-        if let Some(active) = active {
-            response.headers_mut().insert(MARK, active.mark.clone());
+        if let Some(mark) = mark {
+            response.headers_mut().insert(MARK, mark);
         }
         response
     }
@@ -287,21 +294,54 @@ impl Proxy {
         match self.dispatch(active, &asking, exchange).await {
             Ok(reply) => Ok(reply),
             Err(NotRun::Failed(failure)) => Err(failure),
-            // Workers that are to go are hidden first, but not from a request that has chosen one
-            // by then: what no worker has touched goes where the name leads now.
-            Err(NotRun::Untouched(failure)) => match self.newer_than(active) {
-                Some(newer) => Box::pin(self.dispatch(&newer, &asking, exchange))
-                    .await
-                    .map_err(NotRun::into_failure),
-                None => Err(failure),
-            },
+            Err(not_run) => Box::pin(self.follow(not_run, active, &asking, exchange)).await,
         }
     }
 
-    /// The configuration that is served from now, if it is another one.
-    fn newer_than(&self, active: &Active) -> Option<Arc<Active>> {
-        let now = self.active.borrow_mut().load().clone();
-        now.filter(|now| !std::ptr::eq(&**now, active))
+    /// Sends what no worker has touched where its name leads now, for whom it may.
+    ///
+    /// Workers that are to go are hidden first, but not from a request that has chosen one by
+    /// then; and a request that waits for one sees its name led elsewhere.
+    async fn follow(
+        &self,
+        mut not_run: NotRun,
+        before: &Active,
+        asking: &Asking<'_>,
+        exchange: &mut Exchange,
+    ) -> Result<Reply, Failure> {
+        let mut may_ask_others = true;
+        loop {
+            let newer = match (not_run, self.active()) {
+                (NotRun::Failed(failure), _) => return Err(failure),
+                (NotRun::Untouched(failure), Some(newer)) => {
+                    let same = std::ptr::eq(Arc::as_ptr(&newer), before);
+                    if same || !std::mem::take(&mut may_ask_others) {
+                        return Err(failure);
+                    }
+                    newer
+                }
+                (NotRun::Moved, Some(newer)) => newer,
+                // A configuration that was there stays until there is another.
+                (NotRun::Untouched(_) | NotRun::Moved, None) => return Err(Failure::Internal),
+            };
+            let token =
+                self.authenticate(&newer, asking.call, &asking.head.uri, &asking.head.headers)?;
+            exchange.served_from(&newer.mark);
+            exchange.caller(&token.id);
+            let asking = Asking {
+                token: &token,
+                ..*asking
+            };
+            match self.dispatch(&newer, &asking, exchange).await {
+                Ok(reply) => return Ok(reply),
+                Err(again) => not_run = again,
+            }
+        }
+    }
+
+    /// The configuration that is served from now.
+    fn active(&self) -> Option<Arc<Active>> {
+        self.active.borrow_mut().load().clone()
     }
 
     /// Finds a request's route and calls whoever it leads to.
@@ -322,8 +362,13 @@ impl Proxy {
         let provider = match &chosen.backend {
             Backend::Provider(provider) => provider,
             Backend::Pool(pool) => {
-                let body = local::prepare(active, &chosen, body);
-                return Box::pin(self.run(call, asked, pool, body, exchange)).await;
+                let routed = Routed {
+                    asking,
+                    active,
+                    chosen: &chosen,
+                    pool,
+                };
+                return Box::pin(self.run(&routed, exchange)).await;
             }
         };
         let permit = provider.enter()?;

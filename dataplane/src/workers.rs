@@ -9,7 +9,7 @@ mod others;
 mod seat;
 
 pub use connection::{CallFailure, Client, Connections, NotSent};
-pub use seat::{NoSeat, Seat};
+pub use seat::{NoSeat, NotAtOnce, Seat};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

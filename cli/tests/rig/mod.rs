@@ -16,10 +16,13 @@ use bodhi_dataplane::config::{self, AccessLogTo};
 use bodhi_dataplane::control::{self, Connect};
 use bodhi_net::drain::{self, Drain, Times};
 use bodhi_proto::names::{ObjectRef, TokenId};
+use bodhi_proto::provider::Format;
+use bodhi_proto::secret::Secret;
 use bodhi_proto::snapshot::*;
 use bodhi_proto::sync::{Revision, Source};
 use bodhi_tests::gateway::PROMPT;
 use bodhi_tests::process::{Process, binary, eventually};
+use bodhi_tests::scripted::{self, Scripted};
 use bodhi_tests::wire::{self, Response, Wire};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -103,7 +106,8 @@ fn served(to: ObjectRef) -> ServedName {
     }
 }
 
-fn token() -> Token {
+/// The one token of the rig.
+pub(crate) fn token() -> Token {
     Token {
         id: TokenId::parse("rig").expect("an id"),
         hash: TokenHash::of(TOKEN.as_bytes()),
@@ -246,6 +250,53 @@ impl Rig {
             endpoints: Some(vec![Arc::new(endpoint)]),
             ..Publication::default()
         })
+    }
+
+    /// From now on the name leads to this provider.
+    pub(crate) fn move_to_provider(&self, provider: &Scripted) -> anyhow::Result<()> {
+        let object = ObjectRef::api_model("bodhi", "provider");
+        let upstream = Upstream {
+            object: object.clone(),
+            format: Format::OpenAi,
+            base_url: BaseUrl::parse(&format!("{}/openai/v1", provider.url()))?,
+            auth: Auth::Credential,
+            features: Features::ALL,
+            output_limit_field: OutputLimitField::MaxTokens,
+            extra_headers: Vec::new(),
+            extra_body: None,
+            timeouts: Timeouts::default(),
+            attempts: NonZeroU32::MIN,
+            max_in_flight: NonZeroU32::MAX,
+            roots: Roots::System,
+            egress: EgressScope::Standalone,
+        };
+        let credential = Credential {
+            object: object.clone(),
+            secret: Secret::new(scripted::KEY),
+            allowed_origins: AllowedOrigins::Any,
+        };
+        self.publish(Publication {
+            upstreams: Some(vec![Arc::new(upstream)]),
+            credentials: Some(vec![Arc::new(credential)]),
+            served_names: Some(vec![Arc::new(served(object))]),
+            pools: Some(Vec::new()),
+            endpoints: Some(Vec::new()),
+            ..Publication::default()
+        })
+    }
+
+    /// From now on these are all tokens.
+    pub(crate) fn tokens(&self, tokens: Vec<Token>) -> anyhow::Result<()> {
+        self.publish(Publication {
+            tokens: Tokens::All(tokens.into_iter().map(Arc::new).collect()),
+            ..Publication::default()
+        })
+    }
+
+    /// How far the data plane is, as `x-bodhi-mark` says it.
+    pub(crate) fn mark(&self) -> String {
+        let revision = self.revision.lock().expect("no test panicked");
+        format!("workers={revision}")
     }
 
     /// Publishes and waits until the data plane has it.

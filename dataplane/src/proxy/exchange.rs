@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
-use http::Method;
+use http::{HeaderValue, Method};
 
 use bodhi_proto::names::{ObjectRef, TokenId};
 
@@ -24,6 +24,7 @@ pub struct Exchange {
     started: Instant,
     /// Until the end.
     record: Option<Record>,
+    mark: Option<HeaderValue>,
     telemetry: Rc<ThreadTelemetry>,
 }
 
@@ -50,12 +51,23 @@ impl Exchange {
                 first_byte: None,
                 duration: std::time::Duration::ZERO,
             }),
+            mark: None,
             telemetry,
         }
     }
 
     pub(super) fn id(&self) -> RequestId {
         self.id
+    }
+
+    /// The configuration that serves it; of a request that is routed anew the last.
+    pub(super) fn served_from(&mut self, mark: &HeaderValue) {
+        self.mark = Some(mark.clone());
+    }
+
+    /// The mark of the configuration that serves it.
+    pub(super) fn mark(&self) -> Option<&HeaderValue> {
+        self.mark.as_ref()
     }
 
     pub(super) fn endpoint(&mut self, label: Label) {

@@ -7,32 +7,9 @@
 mod answer;
 mod ask;
 mod form;
+mod hold;
 
 pub(super) use answer::Answer;
-
-/// Why no worker answers.
-#[derive(Debug)]
-pub(super) enum NotRun {
-    /// None has acted on the request: whoever else serves the name may be asked.
-    Untouched(Failure),
-    /// This is what the client is told.
-    Failed(Failure),
-}
-
-impl NotRun {
-    /// What the client is told when nobody else is asked.
-    pub(super) fn into_failure(self) -> Failure {
-        match self {
-            Self::Untouched(failure) | Self::Failed(failure) => failure,
-        }
-    }
-}
-
-impl From<Failure> for NotRun {
-    fn from(failure: Failure) -> Self {
-        Self::Failed(failure)
-    }
-}
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -47,17 +24,43 @@ use bodhi_proto::names::ObjectRef;
 use super::body::{Body, Edits, OutputCap, OutputField};
 use super::relay::Source;
 use super::route::Chosen;
-use super::{Exchange, Proxy, Relay, Reply};
+use super::{Asking, Exchange, Proxy, Relay, Reply};
 use crate::active::Active;
 use crate::api::Call;
 use crate::api::error::Failure;
 use crate::format::{BadReply, Head, embeddings, openai_chat, openai_completions, rerank};
-use crate::workers::{NoSeat, Pool};
+use crate::workers::Pool;
 
 use form::{Collector, Form, Writer};
 
+/// Why no worker answers.
+#[derive(Debug)]
+pub(super) enum NotRun {
+    /// While the request waited for a worker, its name was led elsewhere or its rules changed: it
+    /// is to be routed anew.
+    Moved,
+    /// None has acted on the request: whoever else serves the name may be asked.
+    Untouched(Failure),
+    /// This is what the client is told.
+    Failed(Failure),
+}
+
+impl From<Failure> for NotRun {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// A request that leads to a pool: what was asked, and how it was judged.
+pub(super) struct Routed<'a> {
+    pub asking: &'a Asking<'a>,
+    pub active: &'a Active,
+    pub chosen: &'a Chosen,
+    pub pool: &'a Arc<Pool>,
+}
+
 /// The client's body with what caps and defaults add. The model in it is the name as asked.
-pub(super) fn prepare(active: &Active, chosen: &Chosen, body: &Body) -> Bytes {
+fn prepare(active: &Active, chosen: &Chosen, body: &Body) -> Bytes {
     body.prepare(&Edits {
         cap: chosen.cap.map(|limit| OutputCap {
             limit: limit.get(),
@@ -73,43 +76,41 @@ impl Proxy {
     /// Serves a request on one of the pool's workers.
     pub(super) async fn run(
         &self,
-        call: &Call,
-        model: &str,
-        pool: &Arc<Pool>,
-        body: Bytes,
+        routed: &Routed<'_>,
         exchange: &mut Exchange,
     ) -> Result<Reply, NotRun> {
+        let (asking, pool) = (routed.asking, routed.pool);
+        let body = prepare(routed.active, routed.chosen, asking.body);
         let object = pool.pool().object.clone();
         exchange.attempt(&object);
-        match call {
+        match asking.call {
             Call::Chat => {
                 let (mut generation, delivery) =
                     openai_chat::parse(&body).map_err(Failure::from)?;
                 put_system_prompt(pool, &mut generation);
                 let form = Form::Chat(Box::new(generation), delivery);
-                self.generate(call, model, pool, form, exchange).await
+                self.generate(routed, form, exchange).await
             }
             Call::Completions => {
                 let request = openai_completions::parse(&body).map_err(Failure::from)?;
                 let form = Form::Completions(Box::new(request));
-                self.generate(call, model, pool, form, exchange).await
+                self.generate(routed, form, exchange).await
             }
             Call::Embeddings => {
                 let request = embeddings::parse(&body).map_err(Failure::from)?;
-                let embedded = self.embed(pool, request.embedding.clone()).await?;
-                let document =
-                    request
-                        .respond(&embedded, model)
-                        .map_err(|refused| match refused {
-                            embeddings::Refused::Request(fault) => Failure::from(fault),
-                            embeddings::Refused::Reply(bad) => bad_reply(&object, bad),
-                        })?;
+                let embedded = self.embed(routed, request.embedding.clone()).await?;
+                let document = request
+                    .respond(&embedded, asking.asked)
+                    .map_err(|refused| match refused {
+                        embeddings::Refused::Request(fault) => Failure::from(fault),
+                        embeddings::Refused::Reply(bad) => bad_reply(&object, bad),
+                    })?;
                 Ok(Reply::Full(json(document)))
             }
             Call::Rerank => {
                 let request = rerank::parse(&body).map_err(Failure::from)?;
-                let reranked = self.rerank(pool, request.reranking.clone()).await?;
-                let document = request.respond(&reranked, model);
+                let reranked = self.rerank(routed, request.reranking.clone()).await?;
+                let document = request.respond(&reranked, asking.asked);
                 let document = document.map_err(|bad| bad_reply(&object, bad))?;
                 Ok(Reply::Full(json(document)))
             }
@@ -123,9 +124,7 @@ impl Proxy {
     /// Text, whole or as a stream.
     async fn generate(
         &self,
-        call: &Call,
-        model: &str,
-        pool: &Arc<Pool>,
+        routed: &Routed<'_>,
         form: Form,
         exchange: &mut Exchange,
     ) -> Result<Reply, NotRun> {
@@ -134,14 +133,14 @@ impl Proxy {
             created: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |since| since.as_secs()),
-            model: model.to_owned(),
+            model: routed.asking.asked.to_owned(),
             fingerprint: None,
         };
-        let object = pool.pool().object.clone();
+        let object = routed.pool.pool().object.clone();
         if form.is_stream() {
             let writer = Writer::new(&head, &form);
             // The first events are awaited, so that what is refused has its status.
-            let asked = self.ask_workers(pool, form.into_generations()).await?;
+            let asked = self.ask_workers(routed, form.into_generations()).await?;
             let answer = Answer::start(asked, writer, object);
             let mut response = Response::new(());
             let headers = response.headers_mut();
@@ -149,11 +148,16 @@ impl Proxy {
             headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
             let (parts, ()) = response.into_parts();
             let source = Source::Worker(answer);
-            let relay = Relay::new(call, &parts.headers, source, self.farewell.place());
+            let relay = Relay::new(
+                routed.asking.call,
+                &parts.headers,
+                source,
+                self.farewell.place(),
+            );
             return Ok(Reply::Relay(Response::from_parts(parts, Box::new(relay))));
         }
         let mut collector = Collector::new(head, &form);
-        let mut asked = self.ask_workers(pool, form.into_generations()).await?;
+        let mut asked = self.ask_workers(routed, form.into_generations()).await?;
         while let Some((prompt, events)) = asked.next().await? {
             for event in events {
                 let pushed = collector.push(prompt, event);
@@ -192,18 +196,4 @@ fn json(document: Bytes) -> Response<Bytes> {
 fn bad_reply(object: &ObjectRef, bad: BadReply) -> Failure {
     tracing::error!(pool = %object, error = %bad, "a worker's answer cannot be used");
     bad.into()
-}
-
-/// No worker could take the request.
-fn no_seat(object: &ObjectRef, why: &NoSeat) -> Failure {
-    let name = object.short();
-    match why {
-        NoSeat::Full(_) => Failure::QueueFull(format!("'{name}' is starting, and {why}.")),
-        NoSeat::NotInTime(_) => Failure::ModelLoading(format!("'{name}' is starting: {why}.")),
-        NoSeat::Failed(_) => Failure::NotReady(format!("'{name}' cannot run: {why}")),
-        NoSeat::AllTried => Failure::BadGateway {
-            code: "worker_lost",
-            message: format!("'{name}' is not reachable: {why}."),
-        },
-    }
 }

@@ -29,6 +29,17 @@ pub(super) struct Chosen {
     pub cap: Option<NonZeroU32>,
 }
 
+impl Chosen {
+    /// Whether a local model would be asked for the same as by `other`.
+    pub(super) fn is_as(&self, other: &Self) -> bool {
+        let same_pool = match (&self.backend, &other.backend) {
+            (Backend::Pool(pool), Backend::Pool(other)) => Arc::ptr_eq(pool, other),
+            (Backend::Provider(_), _) | (_, Backend::Provider(_)) => false,
+        };
+        same_pool && self.cap == other.cap && self.served.defaults == other.served.defaults
+    }
+}
+
 /// Who can serve a request.
 pub(super) enum Backend {
     /// Somebody else's models.

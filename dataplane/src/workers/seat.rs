@@ -17,7 +17,18 @@ use bodhi_proto::snapshot::{PoolState, Refusal, WorkerId};
 use super::{Pool, View, Worker, others};
 use crate::balance::{self, Candidate, Head};
 
-/// Why a request has no worker.
+/// Why a request does not go to a worker at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotAtOnce {
+    /// There is none yet; [`Pool::wait`] waits for one.
+    #[error("it has no worker yet")]
+    NoWorker,
+    /// All were tried.
+    #[error("all of its workers were tried")]
+    AllTried,
+}
+
+/// Why a request that waited has no worker.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoSeat {
     /// As many requests wait as may.
@@ -29,9 +40,6 @@ pub enum NoSeat {
     /// None can start.
     #[error("{}: {}", .0.reason, .0.message)]
     Failed(Refusal),
-    /// All were tried.
-    #[error("none of its workers could be reached")]
-    AllTried,
 }
 
 /// A request's place at a worker; dropping it makes room for another.
@@ -111,26 +119,30 @@ impl Drop for Held<'_> {
 }
 
 impl Pool {
-    /// A place at the worker that suits a prompt with this head, none of `tried`. Waits where
-    /// there is no worker yet, as long as the pool says.
+    /// A place at the worker that suits a prompt with this head, none of `tried`, if there are
+    /// workers: they have queues of their own.
+    ///
+    /// # Errors
+    /// [`NotAtOnce`].
+    pub fn seat(self: &Arc<Self>, head: Head, tried: &[WorkerId]) -> Result<Seat, NotAtOnce> {
+        let view = self.view.load();
+        if view.workers.is_empty() {
+            return Err(NotAtOnce::NoWorker);
+        }
+        let worker = view.choose(head, tried, Instant::now());
+        let seat = Seat::take(self, worker.ok_or(NotAtOnce::AllTried)?);
+        if self.in_flight.load(Ordering::Relaxed) == 1 {
+            self.demand.notify_one();
+        }
+        Ok(seat)
+    }
+
+    /// Waits for a place at a worker, where there is none yet, as long as the pool says.
     ///
     /// # Errors
     /// [`NoSeat`].
-    pub async fn seat(self: &Arc<Self>, head: Head, tried: &[WorkerId]) -> Result<Seat, NoSeat> {
+    pub async fn wait(self: &Arc<Self>, head: Head) -> Result<Seat, NoSeat> {
         let view = self.view.load_full();
-        if !view.workers.is_empty() {
-            let worker = view.choose(head, tried, Instant::now());
-            let worker = worker.ok_or(NoSeat::AllTried)?;
-            let seat = Seat::take(self, worker);
-            if self.in_flight.load(Ordering::Relaxed) == 1 {
-                self.demand.notify_one();
-            }
-            return Ok(seat);
-        }
-        self.wait(head, &view).await
-    }
-
-    async fn wait(self: &Arc<Self>, head: Head, view: &View) -> Result<Seat, NoSeat> {
         view.failed()?;
         let hold = view.pool.hold_timeout;
         let _held = Held::enter(self, view.pool.max_held)?;
@@ -257,8 +269,8 @@ mod tests {
     #[tokio::test]
     async fn requests_spread_and_seats_are_given_back() {
         let pool = pool(PoolState::Ready, &["a", "b"]);
-        let first = pool.seat(head(), &[]).await.unwrap();
-        let second = pool.seat(head(), &[]).await.unwrap();
+        let first = pool.seat(head(), &[]).unwrap();
+        let second = pool.seat(head(), &[]).unwrap();
         assert_ne!(id(&first), id(&second));
         assert_eq!(pool.demand(), (2, 0));
         drop((first, second));
@@ -268,16 +280,14 @@ mod tests {
     #[tokio::test]
     async fn a_worker_that_was_tried_is_not_tried_again() {
         let pool = pool(PoolState::Ready, &["a", "b"]);
-        let first = pool.seat(head(), &[]).await.unwrap();
+        let first = pool.seat(head(), &[]).unwrap();
         let tried = vec![first.worker().endpoint.id.clone()];
         drop(first);
-        let second = pool.seat(head(), &tried).await.unwrap();
+        let second = pool.seat(head(), &tried).unwrap();
         assert_ne!(second.worker().endpoint.id, tried[0]);
         let both = vec![tried[0].clone(), second.worker().endpoint.id.clone()];
-        assert_eq!(
-            pool.seat(head(), &both).await.unwrap_err(),
-            NoSeat::AllTried
-        );
+        let none = pool.seat(head(), &both).unwrap_err();
+        assert_eq!(none, NotAtOnce::AllTried);
     }
 
     fn busy() -> Load {
@@ -291,16 +301,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_others_send_counts_for_a_while() {
         let pool = pool(PoolState::Ready, &["a", "b"]);
-        let first = pool.seat(head(), &[]).await.unwrap();
+        let first = pool.seat(head(), &[]).unwrap();
         first.worker().reported(&busy(), Instant::now());
         let busy = id(&first).to_owned();
         drop(first);
         for _ in 0..5 {
-            let seat = pool.seat(head(), &[]).await.unwrap();
+            let seat = pool.seat(head(), &[]).unwrap();
             assert_ne!(id(&seat), busy);
         }
         tokio::time::advance(others::AGE).await;
-        let both = [pool.seat(head(), &[]).await, pool.seat(head(), &[]).await];
+        let both = [pool.seat(head(), &[]), pool.seat(head(), &[])];
         assert!(both.iter().any(|seat| id(seat.as_ref().unwrap()) == busy));
     }
 
@@ -309,7 +319,7 @@ mod tests {
         let pool = pool(PoolState::Starting, &[]);
         let wait = || {
             let pool = Arc::clone(&pool);
-            tokio::spawn(async move { pool.seat(head(), &[]).await })
+            tokio::spawn(async move { pool.wait(head()).await })
         };
         let waiting = [wait(), wait(), wait()];
         until(|| pool.demand() == (0, 3)).await;
@@ -334,11 +344,11 @@ mod tests {
         let pool = pool(PoolState::Starting, &[]);
         let wait = || {
             let pool = Arc::clone(&pool);
-            tokio::spawn(async move { pool.seat(head(), &[]).await })
+            tokio::spawn(async move { pool.wait(head()).await })
         };
         let waiting = [wait(), wait(), wait()];
         until(|| pool.demand() == (0, 3)).await;
-        assert_eq!(pool.seat(head(), &[]).await.unwrap_err(), NoSeat::Full(3));
+        assert_eq!(pool.wait(head()).await.unwrap_err(), NoSeat::Full(3));
         pool.update(configured(PoolState::Ready), Some(&endpoints(&["a"])));
         until(|| pool.demand() == (2, 1)).await;
         let [first, second, third] = waiting;
@@ -354,15 +364,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn waiting_ends_in_time_or_with_the_reason() {
         let pool = pool(PoolState::Asleep, &[]);
-        let late = pool.seat(head(), &[]).await.unwrap_err();
+        let late = pool.wait(head()).await.unwrap_err();
         assert_eq!(late, NoSeat::NotInTime(Duration::from_secs(300)));
         let waiting = tokio::spawn({
             let pool = Arc::clone(&pool);
-            async move { pool.seat(head(), &[]).await }
+            async move { pool.wait(head()).await }
         });
         let second = tokio::spawn({
             let pool = Arc::clone(&pool);
-            async move { pool.seat(head(), &[]).await }
+            async move { pool.wait(head()).await }
         });
         until(|| pool.demand() == (0, 2)).await;
         let refusal = Refusal {
@@ -386,7 +396,7 @@ mod tests {
         let pool = Arc::new(Pool::new(asleep, none, Arc::clone(&demand)));
         let waiting = tokio::spawn({
             let pool = Arc::clone(&pool);
-            async move { pool.seat(head(), &[]).await }
+            async move { pool.wait(head()).await }
         });
         demand.notified().await;
         assert_eq!(pool.demand(), (0, 1));

@@ -17,11 +17,11 @@ use bodhi_proto::names::ObjectRef;
 use bodhi_proto::snapshot::WorkerId;
 use bodhi_proto::wire::inference as pb;
 
-use super::{NotRun, no_seat};
+use super::{NotRun, Routed};
 use crate::api::error::Failure;
 use crate::balance::{self, Head};
 use crate::proxy::Proxy;
-use crate::workers::{CallFailure, Client, NoSeat, Pool, Seat};
+use crate::workers::{CallFailure, Client, NotAtOnce, Seat};
 
 /// Answers on their way, one for each prompt.
 pub(super) struct Asked(SelectAll<One>);
@@ -95,19 +95,20 @@ impl Proxy {
     /// Asks for every generation, each of a worker of its own choice.
     pub(super) async fn ask_workers(
         &self,
-        pool: &Arc<Pool>,
+        routed: &Routed<'_>,
         generations: impl Iterator<Item = Generation>,
     ) -> Result<Asked, NotRun> {
         let asked = generations
             .enumerate()
-            .map(|(prompt, generation)| self.ask_one(pool, prompt, generation));
+            .map(|(prompt, generation)| self.ask_one(routed, prompt, generation));
         let asked = join_all(asked).await;
-        let untouched = |one: &Result<One, NotRun>| matches!(one, Err(NotRun::Untouched(_)));
-        let all_untouched = asked.iter().all(untouched);
+        let begun = |one: &Result<One, NotRun>| matches!(one, Ok(_) | Err(NotRun::Failed(_)));
+        let any_begun = asked.iter().any(begun);
         let mut streams = SelectAll::new();
         for one in asked {
             streams.push(one.map_err(|not_run| match not_run {
-                NotRun::Untouched(failure) if !all_untouched => NotRun::Failed(failure),
+                NotRun::Untouched(failure) if any_begun => NotRun::Failed(failure),
+                NotRun::Moved if any_begun => NotRun::Failed(moved_in_the_middle()),
                 not_run => not_run,
             })?);
         }
@@ -116,15 +117,15 @@ impl Proxy {
 
     async fn ask_one(
         &self,
-        pool: &Arc<Pool>,
+        routed: &Routed<'_>,
         prompt: usize,
         generation: Generation,
     ) -> Result<One, NotRun> {
-        let object = pool.pool().object.clone();
+        let object = routed.pool.pool().object.clone();
         let head = balance::head_of(&generation.prompt);
         let request = generation.encode();
         let (seat, (first, rest)) = self
-            .on_some_worker(pool, head, async |mut client: Client| {
+            .on_some_worker(routed, head, async |mut client: Client| {
                 let mut rest = client.generate(request.clone()).await?.into_inner();
                 let first = rest.message().await?;
                 Ok((first, rest))
@@ -144,13 +145,13 @@ impl Proxy {
     /// Embeds on one of the pool's workers.
     pub(super) async fn embed(
         &self,
-        pool: &Arc<Pool>,
+        routed: &Routed<'_>,
         embedding: Embedding,
     ) -> Result<Embedded, NotRun> {
         let request = embedding.encode();
         let head = Head::default();
         let (_, embedded) = self
-            .on_some_worker(pool, head, async |mut client: Client| {
+            .on_some_worker(routed, head, async |mut client: Client| {
                 Ok(client.embed(request.clone()).await?.into_inner())
             })
             .await?;
@@ -160,13 +161,13 @@ impl Proxy {
     /// Reranks on one of the pool's workers.
     pub(super) async fn rerank(
         &self,
-        pool: &Arc<Pool>,
+        routed: &Routed<'_>,
         reranking: Reranking,
     ) -> Result<Reranked, NotRun> {
         let request = reranking.encode();
         let head = Head::default();
         let (_, reranked) = self
-            .on_some_worker(pool, head, async |mut client: Client| {
+            .on_some_worker(routed, head, async |mut client: Client| {
                 Ok(client.rerank(request.clone()).await?.into_inner())
             })
             .await?;
@@ -176,20 +177,20 @@ impl Proxy {
     /// Asks one worker after the other until one acts.
     async fn on_some_worker<T>(
         &self,
-        pool: &Arc<Pool>,
+        routed: &Routed<'_>,
         head: Head,
         ask: impl AsyncFn(Client) -> Result<T, tonic::Status>,
     ) -> Result<(Seat, T), NotRun> {
-        let object = pool.pool().object.clone();
+        let object = routed.pool.pool().object.clone();
         let mut tried: Vec<WorkerId> = Vec::new();
         let mut last = None;
         loop {
-            let seat = match pool.seat(head, &tried).await {
+            let seat = match routed.pool.seat(head, &tried) {
                 Ok(seat) => seat,
-                Err(why) => {
+                Err(NotAtOnce::NoWorker) => self.hold(routed, head).await?,
+                Err(NotAtOnce::AllTried) => {
                     // What a worker said of itself tells more.
-                    let said = last.filter(|_| why == NoSeat::AllTried);
-                    let failure = said.unwrap_or_else(|| no_seat(&object, &why));
+                    let failure = last.unwrap_or_else(|| not_reachable(&object));
                     return Err(NotRun::Untouched(failure));
                 }
             };
@@ -213,6 +214,22 @@ impl Proxy {
             }
             tried.push(endpoint.id.clone());
         }
+    }
+}
+
+/// Some of a request's prompts were given to workers before its name was led elsewhere.
+fn moved_in_the_middle() -> Failure {
+    Failure::NotReady("The model moved while a part of this request was served. Ask again.".into())
+}
+
+/// No worker could be called.
+fn not_reachable(object: &ObjectRef) -> Failure {
+    Failure::BadGateway {
+        code: "worker_lost",
+        message: format!(
+            "None of the workers of '{}' could be reached.",
+            object.short()
+        ),
     }
 }
 
