@@ -200,6 +200,7 @@ impl PolicyFlags {
                 Isolation::Shared => ResponsesIsolation::Shared,
                 Isolation::Strict => ResponsesIsolation::Strict,
             },
+            service_accounts: None,
         })
     }
 

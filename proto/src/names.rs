@@ -167,9 +167,69 @@ impl TokenId {
         }
     }
 
+    /// What logs call a ServiceAccount that is a caller itself: its user name. No minted token's
+    /// id holds a colon.
+    pub fn of_service_account(account: &ServiceAccountName) -> Self {
+        Self(account.user().into())
+    }
+
     /// The text as it was given.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// A Kubernetes ServiceAccount: namespace and name. Its text is `NAMESPACE/NAME`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceAccountName {
+    namespace: Arc<str>,
+    name: Arc<str>,
+}
+
+impl ServiceAccountName {
+    /// A DNS label (RFC 1123) of at most 63 bytes, and a DNS subdomain of at most 253.
+    pub fn new(namespace: &str, name: &str) -> Result<Self, NameError> {
+        let is_dns = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        bounded(namespace, 63)?;
+        bounded(name, 253)?;
+        let wrong = |c: &char| !is_dns(*c);
+        let dots = |c: &char| *c != '.';
+        let mut letters = namespace.chars().chain(name.chars().filter(dots));
+        match letters.find(wrong) {
+            Some(c) => Err(NameError::Character(c)),
+            None => Ok(Self {
+                namespace: namespace.into(),
+                name: name.into(),
+            }),
+        }
+    }
+
+    /// Parses `NAMESPACE/NAME`.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        let (namespace, name) = text.split_once('/').ok_or(NameError::Empty)?;
+        Self::new(namespace, name)
+    }
+
+    /// The namespace.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The name within the namespace.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its user name in Kubernetes, and here the owner of what it makes:
+    /// `system:serviceaccount:NAMESPACE:NAME`.
+    pub fn user(&self) -> String {
+        format!("system:serviceaccount:{}:{}", self.namespace, self.name)
+    }
+}
+
+impl fmt::Display for ServiceAccountName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
     }
 }
 
@@ -200,6 +260,20 @@ mod tests {
     fn prefixes_allow_what_the_resource_allows() {
         assert!(Prefix::parse("openrouter/").is_ok());
         assert_eq!(Prefix::parse("a b"), Err(NameError::Character(' ')));
+    }
+
+    #[test]
+    fn service_accounts_are_dns_names() {
+        let account = ServiceAccountName::parse("team-a/web.1").unwrap();
+        assert_eq!(account.to_string(), "team-a/web.1");
+        assert_eq!(account.user(), "system:serviceaccount:team-a:web.1");
+        for bad in [
+            "", "a", "/a", "a/", "a/b/c", "A/b", "a.b/c", "a/b:c", "a/b\n",
+        ] {
+            assert!(ServiceAccountName::parse(bad).is_err(), "{bad:?}");
+        }
+        assert!(ServiceAccountName::new(&"n".repeat(64), "a").is_err());
+        assert!(ServiceAccountName::new("n", &"a".repeat(254)).is_err());
     }
 
     #[test]

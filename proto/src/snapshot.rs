@@ -11,6 +11,7 @@ mod policy;
 mod pool;
 mod resource;
 mod route;
+mod service_account;
 mod token;
 mod upstream;
 
@@ -22,6 +23,7 @@ pub use pool::{
 };
 pub use resource::{Kind, KindSet, POLICY_NAME, Resource};
 pub use route::{Pattern, Refusal, Route, RouteModel, ServedKey, ServedName, Serving, Visibility};
+pub use service_account::{Curve, KeyMaterial, MappedAccount, ServiceAccounts, VerifyingKey};
 pub use token::{Globs, ModelCap, Scope, Token, TokenHash, TokenLimits, TokenTable};
 pub use upstream::{
     Auth, BaseUrl, BaseUrlError, EgressScope, Endpoint, Features, Origin, OutputLimitField, Roots,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bodhi_proto::digest::Version;
-use bodhi_proto::names::{ModelName, ObjectRef, TokenId};
+use bodhi_proto::names::{ModelName, ObjectRef, ServiceAccountName, TokenId};
 use bodhi_proto::provider::Format;
 use bodhi_proto::secret::Secret;
 use bodhi_proto::snapshot::*;
@@ -262,7 +262,7 @@ fn token() -> impl Strategy<Value = Resource> {
                 concurrency,
             },
         );
-    let scope = select(vec![Scope::User, Scope::PowerUser, Scope::Admin]);
+    let scope = scope();
     (
         "[A-Za-z0-9_-]{1,64}",
         any::<[u8; 32]>(),
@@ -289,17 +289,64 @@ fn token() -> impl Strategy<Value = Resource> {
         )
 }
 
+fn scope() -> impl Strategy<Value = Scope> {
+    select(vec![Scope::User, Scope::PowerUser, Scope::Admin])
+}
+
+fn verifying_key() -> impl Strategy<Value = VerifyingKey> {
+    let bytes = |size| prop::collection::vec(1..=u8::MAX, size);
+    let rsa = (bytes(256..1024), bytes(1..8))
+        .prop_map(|(modulus, exponent)| KeyMaterial::rsa(&modulus, &exponent).unwrap());
+    let ec = select(vec![Curve::P256, Curve::P384, Curve::P521]).prop_flat_map(move |curve| {
+        let size = 2 * curve.coordinate();
+        bytes(size..size + 1).prop_map(move |mut point| {
+            point.insert(0, 4);
+            KeyMaterial::ec(curve, &point).unwrap()
+        })
+    });
+    (text(), prop_oneof![rsa, ec]).prop_map(|(id, material)| VerifyingKey { id, material })
+}
+
+fn service_accounts() -> impl Strategy<Value = ServiceAccounts> {
+    let caller = (label(), label(), scope(), globs()).prop_map(|(ns, name, scope, models)| {
+        let account = ServiceAccountName::new(&ns, &name).unwrap();
+        MappedAccount {
+            account,
+            scope,
+            models,
+        }
+    });
+    (
+        text(),
+        prop::collection::vec(verifying_key(), 0..3),
+        prop::collection::vec(caller, 0..4),
+    )
+        .prop_map(|(issuer, keys, mut callers)| {
+            callers.sort_by(|a, b| a.account.cmp(&b.account));
+            callers.dedup_by(|a, b| a.account == b.account);
+            ServiceAccounts {
+                issuer,
+                keys: keys.into(),
+                callers,
+            }
+        })
+}
+
 fn policy() -> impl Strategy<Value = Resource> {
-    (globs(), caps(), any::<bool>()).prop_map(|(allowed_models, output_caps, strict)| {
-        Resource::Policy(Arc::new(Policy {
-            allowed_models,
-            output_caps,
-            responses_isolation: match strict {
-                true => ResponsesIsolation::Strict,
-                false => ResponsesIsolation::Shared,
-            },
-        }))
-    })
+    let accounts = option::of(service_accounts());
+    (globs(), caps(), any::<bool>(), accounts).prop_map(
+        |(allowed_models, output_caps, strict, service_accounts)| {
+            Resource::Policy(Arc::new(Policy {
+                allowed_models,
+                output_caps,
+                responses_isolation: match strict {
+                    true => ResponsesIsolation::Strict,
+                    false => ResponsesIsolation::Shared,
+                },
+                service_accounts,
+            }))
+        },
+    )
 }
 
 fn alias() -> impl Strategy<Value = ObjectRef> {
@@ -473,4 +520,55 @@ fn a_key_that_is_refused_is_not_shown() {
     let error = Resource::decode(Kind::Credential, "ApiModel/a/b", &body.encode_to_vec());
     let error = error.unwrap_err();
     assert!(!format!("{error} {error:?}").contains("canary"), "{error}");
+}
+
+#[test]
+fn a_key_of_a_newer_release_is_left_out_and_a_wrong_map_is_refused() {
+    let key = |material| pb::VerifyingKey {
+        id: "k".into(),
+        material,
+    };
+    let rsa = |bytes: usize| {
+        Some(pb::verifying_key::Material::Rsa(pb::RsaKey {
+            modulus: vec![1; bytes].into(),
+            exponent: vec![1, 0, 1].into(),
+        }))
+    };
+    let ec = |curve: i32| {
+        let point = vec![4; 65].into();
+        Some(pb::verifying_key::Material::Ec(pb::EcKey { curve, point }))
+    };
+    let caller = |name: &str| pb::MappedAccount {
+        namespace: "a".into(),
+        name: name.into(),
+        scope: pb::Scope::User.into(),
+        models: None,
+    };
+    let decode = |keys, callers: &[&str]| {
+        let policy = pb::Policy {
+            service_accounts: Some(pb::ServiceAccounts {
+                issuer: "https://kubernetes.default.svc".into(),
+                keys,
+                callers: callers.iter().map(|name| caller(name)).collect(),
+            }),
+            ..pb::Policy::default()
+        };
+        match Resource::decode(Kind::Policy, POLICY_NAME, &policy.encode_to_vec()) {
+            Ok(Resource::Policy(policy)) => Ok(policy.service_accounts.clone().unwrap()),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error.to_string()),
+        }
+    };
+    let known = decode(vec![key(None), key(ec(99)), key(rsa(256))], &["b", "c"]).unwrap();
+    assert_eq!((known.keys.len(), known.callers.len()), (1, 2));
+    for (wrong, field) in [
+        (decode(vec![key(rsa(128))], &[]), "service_accounts.keys"),
+        (decode(vec![key(ec(2))], &[]), "service_accounts.keys"),
+        (decode(vec![], &["c", "b"]), "service_accounts.callers"),
+        (decode(vec![], &["b", "b"]), "service_accounts.callers"),
+        (decode(vec![], &["B"]), "service_accounts.callers"),
+    ] {
+        let error = wrong.unwrap_err();
+        assert!(error.starts_with(field), "{error}");
+    }
 }

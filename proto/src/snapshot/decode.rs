@@ -9,13 +9,13 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 
 use super::{
-    AllowedOrigins, Auth, Balancing, BaseUrl, Credential, EgressScope, Features, Globs, Kind,
-    LocalFeatures, ModelCap, OriginPattern, OutputLimitField, POLICY_NAME, Policy, Pool, PoolState,
-    Refusal, Resource, ResponsesIsolation, Roots, Route, RouteModel, Scope, ServedKey, ServedName,
-    Serving, Timeouts, Token, TokenHash, TokenLimits, Upstream, Visibility, WorkerAddress,
-    WorkerEndpoint, WorkerId,
+    AllowedOrigins, Auth, Balancing, BaseUrl, Credential, Curve, EgressScope, Features, Globs,
+    KeyMaterial, Kind, LocalFeatures, MappedAccount, ModelCap, OriginPattern, OutputLimitField,
+    POLICY_NAME, Policy, Pool, PoolState, Refusal, Resource, ResponsesIsolation, Roots, Route,
+    RouteModel, Scope, ServedKey, ServedName, ServiceAccounts, Serving, Timeouts, Token, TokenHash,
+    TokenLimits, Upstream, VerifyingKey, Visibility, WorkerAddress, WorkerEndpoint, WorkerId,
 };
-use crate::names::{ModelName, ObjectKind, ObjectRef, TokenId};
+use crate::names::{ModelName, ObjectKind, ObjectRef, ServiceAccountName, TokenId};
 use crate::provider::Format;
 use crate::secret::Secret;
 use crate::wire::sync as pb;
@@ -227,12 +227,7 @@ fn route(r: pb::Route) -> Result<Route, DecodeError> {
 }
 
 fn token(name: &str, t: pb::Token) -> Result<Token, DecodeError> {
-    let scope = match t.scope() {
-        pb::Scope::User => Scope::User,
-        pb::Scope::PowerUser => Scope::PowerUser,
-        pb::Scope::Admin => Scope::Admin,
-        pb::Scope::Unspecified => return Err(wrong("scope", "is not known to this release")),
-    };
+    let scope = scope("scope", t.scope())?;
     let hash = <[u8; 32]>::try_from(&*t.hash).map_err(|_| wrong("hash", "must have 32 bytes"))?;
     Ok(Token {
         id: TokenId::parse(name).map_err(|e| wrong("name", e))?,
@@ -250,6 +245,15 @@ fn token(name: &str, t: pb::Token) -> Result<Token, DecodeError> {
     })
 }
 
+fn scope(field: &'static str, scope: pb::Scope) -> Result<Scope, DecodeError> {
+    match scope {
+        pb::Scope::User => Ok(Scope::User),
+        pb::Scope::PowerUser => Ok(Scope::PowerUser),
+        pb::Scope::Admin => Ok(Scope::Admin),
+        pb::Scope::Unspecified => Err(wrong(field, "is not known to this release")),
+    }
+}
+
 fn policy(name: &str, p: pb::Policy) -> Result<Policy, DecodeError> {
     if name != POLICY_NAME {
         return Err(wrong(
@@ -265,6 +269,56 @@ fn policy(name: &str, p: pb::Policy) -> Result<Policy, DecodeError> {
             true => ResponsesIsolation::Strict,
             false => ResponsesIsolation::Shared,
         },
+        service_accounts: p.service_accounts.map(service_accounts).transpose()?,
+    })
+}
+
+fn service_accounts(s: pb::ServiceAccounts) -> Result<ServiceAccounts, DecodeError> {
+    let issuer = bounded("service_accounts.issuer", &s.issuer, TEXT_MAX)?;
+    let keys = list("service_accounts.keys", s.keys, verifying_key)?;
+    let callers = list("service_accounts.callers", s.callers, mapped_account)?;
+    if !callers.is_sorted_by(|a, b| a.account < b.account) {
+        let why = "are not in order, or one is there twice";
+        return Err(wrong("service_accounts.callers", why));
+    }
+    Ok(ServiceAccounts {
+        issuer: issuer.into(),
+        keys: keys.into_iter().flatten().collect(),
+        callers,
+    })
+}
+
+/// `None`: of a newer release. Its tokens are refused here, the others go on.
+fn verifying_key(key: pb::VerifyingKey) -> Result<Option<VerifyingKey>, DecodeError> {
+    use pb::verifying_key::Material;
+    let material = match key.material {
+        Some(Material::Rsa(rsa)) => KeyMaterial::rsa(&rsa.modulus, &rsa.exponent),
+        Some(Material::Ec(ec)) => {
+            let curve = match ec.curve() {
+                pb::Curve::P256 => Curve::P256,
+                pb::Curve::P384 => Curve::P384,
+                pb::Curve::P521 => Curve::P521,
+                pb::Curve::Unspecified => return Ok(None),
+            };
+            KeyMaterial::ec(curve, &ec.point)
+        }
+        None => return Ok(None),
+    };
+    Ok(Some(VerifyingKey {
+        id: bounded("service_accounts.keys.id", &key.id, TEXT_MAX)?.into(),
+        material: material.ok_or_else(|| wrong("service_accounts.keys", "holds no such key"))?,
+    }))
+}
+
+fn mapped_account(mapped: pb::MappedAccount) -> Result<MappedAccount, DecodeError> {
+    let account = ServiceAccountName::new(&mapped.namespace, &mapped.name);
+    Ok(MappedAccount {
+        account: account.map_err(|e| wrong("service_accounts.callers", e))?,
+        scope: scope("service_accounts.callers.scope", mapped.scope())?,
+        models: mapped
+            .models
+            .map(|g| globs("service_accounts.callers.models", g))
+            .transpose()?,
     })
 }
 

@@ -7,9 +7,10 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::{
-    AllowedOrigins, Auth, Balancing, Credential, EgressScope, Globs, ModelCap, OutputLimitField,
-    Policy, Pool, PoolState, Refusal, Resource, ResponsesIsolation, Roots, Route, RouteModel,
-    Scope, ServedName, Serving, Timeouts, Token, Upstream, Visibility, WorkerEndpoint,
+    AllowedOrigins, Auth, Balancing, Credential, Curve, EgressScope, Globs, KeyMaterial, ModelCap,
+    OutputLimitField, Policy, Pool, PoolState, Refusal, Resource, ResponsesIsolation, Roots, Route,
+    RouteModel, Scope, ServedName, ServiceAccounts, Serving, Timeouts, Token, Upstream,
+    VerifyingKey, Visibility, WorkerEndpoint,
 };
 use crate::provider::Format;
 use crate::wire::sync as pb;
@@ -150,12 +151,7 @@ fn token(t: &Token) -> pb::Token {
     pb::Token {
         hash: Bytes::copy_from_slice(&t.hash.0),
         owner: t.owner.to_string(),
-        scope: match t.scope {
-            Scope::User => pb::Scope::User,
-            Scope::PowerUser => pb::Scope::PowerUser,
-            Scope::Admin => pb::Scope::Admin,
-        }
-        .into(),
+        scope: scope(t.scope).into(),
         expires: t.expires,
         models: t.models.as_ref().map(globs),
         output_caps: t.output_caps.iter().map(cap).collect(),
@@ -165,11 +161,59 @@ fn token(t: &Token) -> pb::Token {
     }
 }
 
+fn scope(scope: Scope) -> pb::Scope {
+    match scope {
+        Scope::User => pb::Scope::User,
+        Scope::PowerUser => pb::Scope::PowerUser,
+        Scope::Admin => pb::Scope::Admin,
+    }
+}
+
 fn policy(p: &Policy) -> pb::Policy {
     pb::Policy {
         allowed_models: p.allowed_models.as_ref().map(globs),
         output_caps: p.output_caps.iter().map(cap).collect(),
         strict_responses: p.responses_isolation == ResponsesIsolation::Strict,
+        service_accounts: p.service_accounts.as_ref().map(service_accounts),
+    }
+}
+
+fn service_accounts(s: &ServiceAccounts) -> pb::ServiceAccounts {
+    pb::ServiceAccounts {
+        issuer: s.issuer.to_string(),
+        keys: s.keys.iter().map(verifying_key).collect(),
+        callers: s
+            .callers
+            .iter()
+            .map(|mapped| pb::MappedAccount {
+                namespace: mapped.account.namespace().to_owned(),
+                name: mapped.account.name().to_owned(),
+                scope: scope(mapped.scope).into(),
+                models: mapped.models.as_ref().map(globs),
+            })
+            .collect(),
+    }
+}
+
+fn verifying_key(key: &VerifyingKey) -> pb::VerifyingKey {
+    use pb::verifying_key::Material;
+    pb::VerifyingKey {
+        id: key.id.to_string(),
+        material: Some(match &key.material {
+            KeyMaterial::Rsa { modulus, exponent } => Material::Rsa(pb::RsaKey {
+                modulus: Bytes::copy_from_slice(modulus),
+                exponent: Bytes::copy_from_slice(exponent),
+            }),
+            KeyMaterial::Ec { curve, point } => Material::Ec(pb::EcKey {
+                curve: match curve {
+                    Curve::P256 => pb::Curve::P256,
+                    Curve::P384 => pb::Curve::P384,
+                    Curve::P521 => pb::Curve::P521,
+                }
+                .into(),
+                point: Bytes::copy_from_slice(point),
+            }),
+        }),
     }
 }
 

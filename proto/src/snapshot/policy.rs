@@ -1,6 +1,6 @@
 //! Rules that hold for the whole gateway.
 
-use super::{Globs, ModelCap};
+use super::{Globs, ModelCap, ServiceAccounts};
 
 /// What becomes of a Responses id that no record names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -12,7 +12,8 @@ pub enum ResponsesIsolation {
     Strict,
 }
 
-/// Gateway-wide lists and caps (`--allowed-models`, `--max-output-tokens`).
+/// Gateway-wide lists and caps (`--allowed-models`, `--max-output-tokens`), and who may call besides
+/// tokens.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Policy {
     /// Models anybody may call; `None` allows all that tokens allow.
@@ -21,4 +22,6 @@ pub struct Policy {
     pub output_caps: Vec<ModelCap>,
     /// Whether unrecorded response ids may be asked for.
     pub responses_isolation: ResponsesIsolation,
+    /// Whose projected tokens are credentials (`--service-account`); `None`: nobody's.
+    pub service_accounts: Option<ServiceAccounts>,
 }
