@@ -12,6 +12,7 @@ use bodhi_proto::names::{ObjectKind, ObjectRef};
 use bodhi_proto::snapshot::{Map, Pattern, ServedKey, ServedName, Serving, Snapshot};
 
 use crate::api::error::Failure;
+use crate::auth::{Accounts, Callers};
 use crate::provider::{self, Provider};
 use crate::proxy::body::{Dialect, ExtraBody};
 use crate::workers::Pool;
@@ -25,6 +26,8 @@ pub struct Active {
     pub mark: HeaderValue,
     providers: Map<ObjectRef, Arc<Provider>>,
     pools: Map<ObjectRef, Arc<Pool>>,
+    /// Callers by their ServiceAccounts.
+    accounts: Option<Arc<Accounts>>,
     /// The defaults of the names that have some.
     defaults: Map<ServedKey, Arc<ExtraBody>>,
 }
@@ -61,6 +64,13 @@ impl Active {
                 (object.clone(), pool)
             })
             .collect();
+        let accounts = match previous {
+            Some(before) if before.snapshot.policy == snapshot.policy => before.accounts.clone(),
+            before => snapshot.policy.service_accounts.as_ref().map(|given| {
+                let before = before.and_then(|before| before.accounts.as_deref());
+                Arc::new(Accounts::new(given, before))
+            }),
+        };
         let defaults = snapshot
             .table
             .names()
@@ -82,6 +92,7 @@ impl Active {
             snapshot,
             providers,
             pools,
+            accounts,
             defaults,
         }
     }
@@ -93,6 +104,14 @@ impl Active {
             if let Some(pool) = self.pools.get(object) {
                 pool.update(Arc::clone(configured), self.snapshot.workers.get(object));
             }
+        }
+    }
+
+    /// Whom it knows.
+    pub fn callers(&self) -> Callers<'_> {
+        Callers {
+            tokens: self.snapshot.tokens.as_ref(),
+            accounts: self.accounts.as_deref(),
         }
     }
 

@@ -1,15 +1,32 @@
 //! Who is calling: the credential of a request, looked up in the snapshot.
+//!
+//! A token of ours is found by its hash. What is not found and looks like a JWT may be a
+//! ServiceAccount's.
+
+mod service_account;
 
 use std::sync::Arc;
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Uri};
 
+use bodhi_net::service_account::looks_like_jwt;
 use bodhi_proto::snapshot::{Token, TokenHash, TokenTable};
 use bodhi_proto::token;
 
 use crate::api::Surface;
 use crate::api::error::Failure;
+
+pub use service_account::Accounts;
+
+/// Whom this data plane knows.
+#[derive(Debug, Clone, Copy)]
+pub struct Callers<'a> {
+    /// Those with tokens; `None`: no table was ever received.
+    pub tokens: Option<&'a TokenTable>,
+    /// Those with ServiceAccounts of the cluster; `None`: nobody.
+    pub accounts: Option<&'a Accounts>,
+}
 
 /// Finds the caller's token. `Authorization` wins over the vendors' headers, and those over
 /// `?key=`. `now` is Unix seconds.
@@ -17,7 +34,7 @@ pub fn authenticate(
     surface: Surface,
     uri: &Uri,
     headers: &HeaderMap,
-    tokens: &TokenTable,
+    callers: Callers<'_>,
     now: i64,
 ) -> Result<Arc<Token>, Failure> {
     let key;
@@ -31,16 +48,38 @@ pub fn authenticate(
             key.as_deref().ok_or(Failure::MissingCredentials)?
         }
     };
-    let token = tokens.get(&TokenHash::of(presented)).ok_or_else(|| {
-        Failure::InvalidToken(match looks_truncated(presented) {
-            true => "its checksum is wrong; it may have been cut or changed while copying",
-            false => "it is unknown or was revoked",
-        })
-    })?;
-    match token.expires {
-        Some(expires) if expires <= now => Err(Failure::ExpiredToken),
-        _ => Ok(Arc::clone(token)),
+    let hash = TokenHash::of(presented);
+    match callers.tokens.and_then(|tokens| tokens.get(&hash)) {
+        Some(token) => match token.expires {
+            Some(expires) if expires <= now => Err(Failure::ExpiredToken),
+            _ => Ok(Arc::clone(token)),
+        },
+        None => unlisted(presented, hash, callers, now),
     }
+}
+
+/// A credential that is not in the table.
+fn unlisted(
+    presented: &[u8],
+    hash: TokenHash,
+    callers: Callers<'_>,
+    now: i64,
+) -> Result<Arc<Token>, Failure> {
+    let is_jwt = looks_like_jwt(presented);
+    if let (true, Some(accounts)) = (is_jwt, callers.accounts) {
+        return accounts.authenticate(presented, hash, now);
+    }
+    if callers.tokens.is_none() {
+        return Err(Failure::NotReady(
+            "This data plane has not received its tokens yet.".into(),
+        ));
+    }
+    let why = match (is_jwt, looks_truncated(presented)) {
+        (true, _) => "it looks like a JWT, and no ServiceAccount may call this gateway",
+        (_, true) => "its checksum is wrong; it may have been cut or changed while copying",
+        (_, false) => "it is unknown or was revoked",
+    };
+    Err(Failure::InvalidToken(why.into()))
 }
 
 fn presented(surface: Surface, headers: &HeaderMap) -> Result<Option<&[u8]>, Failure> {
@@ -52,7 +91,7 @@ fn presented(surface: Surface, headers: &HeaderMap) -> Result<Option<&[u8]>, Fai
                 Ok(Some(rest.trim_ascii()))
             }
             _ => Err(Failure::InvalidToken(
-                "the Authorization header must read 'Bearer <token>'",
+                "the Authorization header must read 'Bearer <token>'".into(),
             )),
         };
     }
@@ -102,8 +141,14 @@ mod tests {
         for (name, value) in headers {
             map.append(*name, value.parse().unwrap());
         }
-        authenticate(Surface::of(uri.path(), &map), &uri, &map, &table(None), 0)
-            .map(|t| t.id.to_string())
+        let tokens = table(None);
+        let surface = Surface::of(uri.path(), &map);
+        authenticate(surface, &uri, &map, callers(Some(&tokens)), 0).map(|t| t.id.to_string())
+    }
+
+    fn callers(tokens: Option<&TokenTable>) -> Callers<'_> {
+        let accounts = None;
+        Callers { tokens, accounts }
     }
 
     #[test]
@@ -148,8 +193,26 @@ mod tests {
         let uri: Uri = "/v1/models".parse().unwrap();
         let mut map = HeaderMap::new();
         map.insert("x-api-key", TOKEN.parse().unwrap());
-        let at = |now| authenticate(Surface::OpenAi, &uri, &map, &table(Some(100)), now);
+        let tokens = table(Some(100));
+        let at = |now| authenticate(Surface::OpenAi, &uri, &map, callers(Some(&tokens)), now);
         assert!(at(99).is_ok());
         assert_eq!(at(100), Err(Failure::ExpiredToken));
+    }
+    /// F11: 503, not 401; but what is wrong in any case is said.
+    #[test]
+    fn without_a_table_no_token_is_called_wrong() {
+        let uri: Uri = "/v1/models".parse().unwrap();
+        let ask = |header: Option<&str>| {
+            let header = header.map(|text| (AUTHORIZATION, text.parse().unwrap()));
+            let headers = header.into_iter().collect();
+            authenticate(Surface::OpenAi, &uri, &headers, callers(None), 0).unwrap_err()
+        };
+        assert!(matches!(ask(Some("Bearer a-key")), Failure::NotReady(_)));
+        assert!(matches!(
+            ask(Some("Bearer eyJh.e30.AA")),
+            Failure::NotReady(_)
+        ));
+        assert_eq!(ask(None), Failure::MissingCredentials);
+        assert!(matches!(ask(Some("Basic a-key")), Failure::InvalidToken(_)));
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Upstream errors are not made here; they pass through as they came.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
@@ -37,7 +39,7 @@ pub enum Failure {
     /// Neither a header nor a query parameter carries a credential.
     MissingCredentials,
     /// The credential is not one of ours; the text says what is wrong with its form.
-    InvalidToken(&'static str),
+    InvalidToken(Cow<'static, str>),
     /// The token was valid until then.
     ExpiredToken,
     /// A browser page from elsewhere, or a Host that is not this machine's, in anonymous mode.
@@ -129,7 +131,7 @@ struct Shape<'a> {
     status: StatusCode,
     kind: &'static str,
     code: &'static str,
-    message: std::borrow::Cow<'a, str>,
+    message: Cow<'a, str>,
     param: Option<&'a str>,
     retry_after: Option<u32>,
 }
@@ -156,7 +158,7 @@ impl Failure {
     }
 
     fn shape(&self) -> Shape<'_> {
-        let make = |status, kind, code, message: std::borrow::Cow<'static, str>| Shape {
+        let make = |status, kind, code, message: Cow<'static, str>| Shape {
             status,
             kind,
             code,
