@@ -1,5 +1,7 @@
 //! The controller's settings: flags and environment as given, and what they mean once judged.
 
+mod accounts;
+
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -13,6 +15,8 @@ use bodhi_proto::snapshot::{
     Globs, ModelCap, Policy, ResponsesIsolation, Scope, Token, TokenHash, TokenLimits,
 };
 use clap::Args;
+
+pub use accounts::{AccountError, AccountFlags};
 
 /// Flags of policy, shared by `bodhi-controller` and `bodhi up`.
 #[derive(Debug, Clone, Default, Args)]
