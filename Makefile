@@ -73,13 +73,14 @@ test-worker: ## the inference worker's tests, with llama.cpp and real models
 	cargo test -p bodhi-worker --no-fail-fast
 
 .PHONY: test
-test: ## everything: checks, Rust tests, llama.cpp, the official client libraries
-	@scripts/setup.sh build worker test sdk
+test: ## everything: checks, Rust tests, llama.cpp, client libraries, a real API server
+	@scripts/setup.sh build worker test sdk cluster
 	@$(MAKE) check
 	@$(MAKE) test-fast
 	@$(MAKE) test-worker
 	@$(MAKE) test-sdk
 	@$(MAKE) test-local
+	@$(MAKE) test-cluster
 	@echo "make test: everything passed"
 
 .PHONY: test-sdk
@@ -97,6 +98,17 @@ test-local: ## client libraries and agents on local models: the demo model and M
 	cargo build -p bodhi-worker
 	cargo test --workspace --exclude bodhi-worker --test sdk -- --ignored --nocapture \
 		libraries_on_models_that_run_here
+
+.PHONY: cluster
+cluster: ## build a real Kubernetes from Go modules, for tests (15 to 20 minutes, once)
+	@scripts/setup.sh cluster
+	tests/cluster/build.sh control
+
+.PHONY: test-cluster
+test-cluster: cluster ## what needs a Kubernetes API server
+	@scripts/setup.sh build test cluster
+	cargo build --workspace --exclude bodhi-worker --bins
+	cargo test --workspace --exclude bodhi-worker --no-fail-fast --test 'cluster_*' -- --ignored
 
 .PHONY: soak
 soak: ## the random and exhaustive tests at full length, with a new seed unless BODHI_SEED=n

@@ -5,6 +5,7 @@
 #   check   Python, which the check of the dependencies is written in
 #   test    curl, which the README's examples are run with
 #   sdk     Python with venv, Node and npm, for the official client libraries
+#   cluster Go 1.26, which Kubernetes is built with
 #   bench   nginx, the yardstick of the benchmarks
 # Only Debian packages are installed, by name. On another system it names
 # what is missing and stops.
@@ -34,9 +35,12 @@ for group in "$@"; do
             need node nodejs
             need npm npm
             ;;
+        cluster)
+            command -v go >/dev/null || [ -x /usr/local/go/bin/go ] || missing+=(golang-go)
+            ;;
         bench) command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || missing+=(nginx-light) ;;
         *)
-            echo "setup: unknown group '$group' (build, worker, check, test, sdk, bench)" >&2
+            echo "setup: unknown group '$group' (build, worker, check, test, sdk, cluster, bench)" >&2
             exit 2
             ;;
     esac

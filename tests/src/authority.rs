@@ -53,8 +53,16 @@ impl Authority {
     /// When a name is none.
     pub fn issue(&self, names: &[&str]) -> anyhow::Result<Issued> {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        self.sign(CertificateParams::new(names)?)
+    }
+
+    /// A certificate that says what these parameters say, with a new key.
+    ///
+    /// # Errors
+    /// When no key can be made.
+    pub fn sign(&self, params: CertificateParams) -> anyhow::Result<Issued> {
         let key = KeyPair::generate()?;
-        let certificate = CertificateParams::new(names)?.signed_by(&key, &self.issuer)?;
+        let certificate = params.signed_by(&key, &self.issuer)?;
         Ok(Issued {
             certificate: certificate.pem(),
             key: key.serialize_pem(),

@@ -5,12 +5,14 @@
 //! - [`gateway`]: `bodhi up` with a folder of manifests; [`manifests`]: what to put there.
 //! - [`apart`]: the same as two programs, each of which can be killed.
 //! - [`authority`]: certificates made for one run.
+//! - [`cluster`]: a real API server, with etcd and what else a test asks for.
 //! - [`wire`]: a client that sends exact bytes and tells how an answer ended.
 //! - [`told`]: what a stream told a client.
 //! - [`process`]: programs with their output, which is searched for secrets at the end.
 
 pub mod apart;
 pub mod authority;
+pub mod cluster;
 pub mod gateway;
 pub mod manifests;
 pub mod process;

@@ -242,6 +242,14 @@ impl Process {
         Ok(children)
     }
 
+    /// Whether it has not ended yet.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn is_running(&mut self) -> anyhow::Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
     /// Waits for the end.
     ///
     /// # Errors
