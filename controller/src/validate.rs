@@ -98,6 +98,7 @@ impl Validator {
             rules.cel_faults(&object, old, structural.faults.is_empty(), &mut faults);
         }
         faults.extend(structural.faults);
+        faults.extend(envelope::label_faults(&object));
         faults.extend(beyond_schema(&object));
         faults.sort_by(|a, b| a.path.cmp(&b.path));
         faults.dedup();

@@ -114,7 +114,9 @@ pub struct ApiModelSpec {
         validation = Rule::new("!self.contains('?') && !self.contains('#')")
             .message("must not have a query or fragment"),
         validation = Rule::new(r"!self.matches('[\\s\\\\]')")
-            .message("must not hold blanks or backslashes")
+            .message("must not hold blanks or backslashes"),
+        validation = Rule::new(r"!self.matches('^[hH][tT][tT][pP][sS]?://[^/?#]') || self.matches('^[^:/]+://[^/]*@') || self.matches('^[^:/]+://([A-Za-z0-9._-]+|\\[[0-9A-Fa-f:.]+\\])(:([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?([/?#]|$)')")
+            .message("must name a host (an IPv6 address in brackets), and if a port, a number up to 65535")
     )]
     pub base_url: Option<String>,
 

@@ -3,6 +3,7 @@
 use bodhi_proto::names::ObjectKind;
 use serde_json::{Value, json};
 
+use super::{Fault, FieldPath};
 use crate::api::API_VERSION;
 
 /// DNS-1123 label and subdomain, as Kubernetes checks namespaces and names.
@@ -38,4 +39,57 @@ pub(super) fn with_metadata(kind: ObjectKind, mut schema: Value) -> Value {
     });
     schema["required"] = json!(["apiVersion", "kind", "metadata", "spec"]);
     schema
+}
+
+/// Labels and annotations that are not as Kubernetes spells them, each told of the whole map as an
+/// API server does.
+/// <https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set>
+pub(super) fn label_faults(object: &Value) -> Vec<Fault> {
+    let metadata = FieldPath::root().field("metadata");
+    let map = |field: &str| object.pointer(&format!("/metadata/{field}"))?.as_object();
+    let mut faults = Vec::new();
+    let mut tell = |field: &str, message: &str| {
+        faults.push(Fault {
+            path: metadata.field(field),
+            message: message.to_owned(),
+        });
+    };
+    for field in ["labels", "annotations"] {
+        if map(field).is_some_and(|map| !map.keys().all(|key| is_key(key))) {
+            tell(
+                field,
+                "a key must be a name of at most 63 letters, digits, '-', '_' and '.', with a domain and '/' before it if any",
+            );
+        }
+    }
+    let is_value = |value: &Value| value.as_str().is_none_or(|v| v.is_empty() || is_name(v));
+    if map("labels").is_some_and(|map| !map.values().all(is_value)) {
+        tell(
+            "labels",
+            "a label's value must be at most 63 letters, digits, '-', '_' and '.', and begin and end with a letter or digit",
+        );
+    }
+    faults
+}
+
+fn is_key(key: &str) -> bool {
+    match key.split_once('/') {
+        None => is_name(key),
+        Some((domain, name)) => is_domain(domain) && is_name(name),
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    let edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = text.as_bytes();
+    let inner = |b: &u8| b.is_ascii_alphanumeric() || b"-_.".contains(b);
+    bytes.len() <= 63 && edge(bytes.first()) && edge(bytes.last()) && bytes.iter().all(inner)
+}
+
+fn is_domain(text: &str) -> bool {
+    let is_label = |label: &str| {
+        let lower = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        label.bytes().all(lower) && is_name(label)
+    };
+    text.len() <= 253 && text.split('.').all(is_label)
 }
