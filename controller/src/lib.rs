@@ -11,6 +11,7 @@ pub mod app;
 pub mod compile;
 pub mod config;
 pub mod index;
+pub mod leader;
 pub mod pools;
 pub mod reconcile;
 pub mod runtime;
