@@ -23,7 +23,7 @@ mod tokens;
 mod trial;
 
 pub use error::ApiError;
-pub use manifests::{FileWriter, Rescan, ResourceWriter, WriteError, Written};
+pub use manifests::{ApplyWriter, FileWriter, Rescan, ResourceWriter, WriteError, Written};
 pub use tokens::mint;
 
 use std::sync::Arc;

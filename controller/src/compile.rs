@@ -29,6 +29,7 @@ use ipnet::IpNet;
 
 use crate::api::{ConditionStatus, ConditionType, Reason};
 use crate::index::{Index, Synced};
+use crate::source::Malformed;
 
 pub use local::{LocalModel, Rollout, WorkerSpec};
 pub use problem::{CompiledCondition, ObjectStatus};
@@ -65,7 +66,8 @@ impl Settings {
         }
     }
 
-    fn egress(&self, namespace: &str) -> EgressScope {
+    /// Where a namespace's objects may lead.
+    pub fn egress(&self, namespace: &str) -> EgressScope {
         match self.deployment {
             Deployment::Standalone => EgressScope::Standalone,
             Deployment::Cluster if *namespace == *self.release_namespace => EgressScope::Release,
@@ -76,7 +78,8 @@ impl Settings {
         }
     }
 
-    fn serves(&self, namespace: &str) -> bool {
+    /// Whether a namespace's objects are served.
+    pub fn serves(&self, namespace: &str) -> bool {
         let listed = |all: &BTreeSet<Arc<str>>| all.contains(namespace);
         self.namespaces.as_ref().is_none_or(listed)
     }
@@ -190,6 +193,7 @@ pub fn compile(index: &Synced<Index>, keys: &StoredKeys, settings: &Settings) ->
         compiled.upstreams.extend(model.upstream);
         compiled.credentials.extend(model.credential);
     }
+    compiled.statuses.extend(index.malformed().map(malformed));
     compiled.served.sort_by(|a, b| a.key.cmp(&b.key));
     compiled.locals.sort_by(|a, b| a.object().cmp(b.object()));
     compiled.statuses.sort_by(|a, b| a.object.cmp(&b.object));
@@ -301,6 +305,19 @@ fn status(object: &Resolved, outcome: &Outcome) -> ObjectStatus {
         models: if serving { models.count() } else { 0 },
         served_name: object.served_name.clone(),
         conditions: vec![accepted, resolved],
+    }
+}
+
+/// What cannot be read claims nothing and serves nothing.
+fn malformed(malformed: &Malformed) -> ObjectStatus {
+    let problem = Problem::new(Reason::Malformed, &*malformed.message);
+    ObjectStatus {
+        object: malformed.object.clone(),
+        uid: Arc::clone(&malformed.uid),
+        generation: malformed.generation,
+        models: 0,
+        served_name: None,
+        conditions: vec![CompiledCondition::no(ConditionType::Accepted, &problem)],
     }
 }
 

@@ -1,6 +1,7 @@
 //! The controller's settings: flags and environment as given, and what they mean once judged.
 
 mod accounts;
+mod cluster;
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -17,6 +18,7 @@ use bodhi_proto::snapshot::{
 use clap::Args;
 
 pub use accounts::{AccountError, AccountFlags};
+pub use cluster::{ClusterConfig, ClusterError, ClusterFlags};
 
 /// Flags of policy, shared by `bodhi-controller` and `bodhi up`.
 #[derive(Debug, Clone, Default, Args)]

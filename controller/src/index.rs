@@ -11,12 +11,14 @@ mod references;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bodhi_proto::names::ObjectRef;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Resource;
+use kube::api::ObjectMeta;
 use kube::runtime::watcher::Event;
 
 use crate::api::{Alias, ApiModel};
-use crate::source::ResourceEvent;
+use crate::source::{Malformed, ResourceEvent, ResourceKind};
 
 pub use references::{users_of_api_model, users_of_secret};
 
@@ -56,6 +58,7 @@ pub struct Index {
     api_models: BTreeMap<Name, Arc<ApiModel>>,
     aliases: BTreeMap<Name, Arc<Alias>>,
     secrets: BTreeMap<Name, Arc<Secret>>,
+    malformed: BTreeMap<ObjectRef, Malformed>,
 }
 
 impl Index {
@@ -83,6 +86,16 @@ impl Index {
     pub fn secret(&self, name: &Name) -> Option<&Arc<Secret>> {
         self.secrets.get(name)
     }
+
+    /// An object that is there and cannot be read.
+    pub fn malformed_object(&self, object: &ObjectRef) -> Option<&Malformed> {
+        self.malformed.get(object)
+    }
+
+    /// Objects that are there and cannot be read, in order of kind, namespace and name.
+    pub fn malformed(&self) -> impl Iterator<Item = &Malformed> {
+        self.malformed.values()
+    }
 }
 
 /// An index that is being filled by a source.
@@ -107,14 +120,44 @@ impl Default for Resources {
 }
 
 impl Resources {
-    /// Takes in one change.
-    pub fn apply(&mut self, event: ResourceEvent) {
+    /// Takes in one change. Answers whether anything but objects' statuses may differ now.
+    pub fn apply(&mut self, event: ResourceEvent) -> bool {
         let index = &mut self.index.0;
-        match event {
+        let healed = event
+            .heals()
+            .is_some_and(|object| index.malformed.remove(&object).is_some());
+        let differs = match event {
             ResourceEvent::ApiModel(e) => self.api_models.apply(&mut index.api_models, e),
             ResourceEvent::Alias(e) => self.aliases.apply(&mut index.aliases, e),
             ResourceEvent::Secret(e) => self.secrets.apply(&mut index.secrets, e),
-            ResourceEvent::Settled { revision } => self.revision = Some(revision),
+            ResourceEvent::Malformed(malformed) => {
+                let object = &malformed.object;
+                self.remove(
+                    object.kind.into(),
+                    &Name::new(&object.namespace, &object.name),
+                );
+                let malformed_before = &mut self.index.0.malformed;
+                malformed_before.insert(malformed.object.clone(), malformed);
+                true
+            }
+            ResourceEvent::Gone(kind, name) => {
+                self.remove(kind, &name);
+                true
+            }
+            ResourceEvent::Settled { revision, .. } => {
+                self.revision = Some(revision);
+                false
+            }
+        };
+        healed || differs
+    }
+
+    fn remove(&mut self, kind: ResourceKind, name: &Name) {
+        let index = &mut self.index.0;
+        match kind {
+            ResourceKind::ApiModel => self.api_models.remove(&mut index.api_models, name),
+            ResourceKind::Alias => self.aliases.remove(&mut index.aliases, name),
+            ResourceKind::Secret => self.secrets.remove(&mut index.secrets, name),
         }
     }
 
@@ -147,14 +190,21 @@ impl<K: Resource> Listing<K> {
         matches!(self, Self::Listed | Self::Again(_))
     }
 
-    fn apply(&mut self, objects: &mut BTreeMap<Name, Arc<K>>, event: Event<K>) {
+    fn remove(&mut self, objects: &mut BTreeMap<Name, Arc<K>>, name: &Name) {
+        objects.remove(name);
+        if let Self::First(incoming) | Self::Again(incoming) = self {
+            incoming.remove(name);
+        }
+    }
+
+    fn apply(&mut self, objects: &mut BTreeMap<Name, Arc<K>>, event: Event<K>) -> bool {
         match event {
             Event::Apply(object) => {
-                objects.insert(name_of(&object), Arc::new(object));
+                let (name, object) = (name_of(&object), Arc::new(object));
+                let before = objects.insert(name, Arc::clone(&object));
+                return before.is_none_or(|before| is_another(before.meta(), object.meta()));
             }
-            Event::Delete(object) => {
-                objects.remove(&name_of(&object));
-            }
+            Event::Delete(object) => self.remove(objects, &name_of(&object)),
             Event::Init => {
                 *self = match self.listed() {
                     false => Self::First(BTreeMap::new()),
@@ -173,7 +223,19 @@ impl<K: Resource> Listing<K> {
                 }
             }
         }
+        true
     }
+}
+
+/// Whether more than the status may differ. Only kinds with a status subresource have a
+/// generation, which their status leaves as it is.
+fn is_another(old: &ObjectMeta, new: &ObjectMeta) -> bool {
+    let rest = |metadata: &ObjectMeta| ObjectMeta {
+        resource_version: None,
+        managed_fields: None,
+        ..metadata.clone()
+    };
+    new.generation.is_none() || rest(old) != rest(new)
 }
 
 fn name_of<K: Resource>(object: &K) -> Name {
@@ -243,6 +305,54 @@ mod tests {
         );
         resources.apply(ResourceEvent::Secret(Event::InitDone));
         assert!(!has(&resources, "a") && has(&resources, "b"));
+    }
+
+    #[test]
+    fn a_change_of_a_status_alone_is_told_from_others() {
+        let object = |version: &str, generation: Option<i64>, uid: &str| {
+            let mut object = secret("a");
+            object.metadata.resource_version = Some(version.into());
+            object.metadata.generation = generation;
+            object.metadata.uid = Some(uid.into());
+            ResourceEvent::Secret(Event::Apply(object))
+        };
+        let mut resources = Resources::default();
+        assert!(resources.apply(object("1", Some(1), "u")));
+        assert!(!resources.apply(object("2", Some(1), "u")));
+        assert!(resources.apply(object("3", Some(2), "u")));
+        assert!(resources.apply(object("4", Some(2), "v")));
+        // Of a kind that has no generation anything may have changed.
+        assert!(resources.apply(object("5", None, "v")));
+        assert!(resources.apply(object("6", None, "v")));
+    }
+
+    #[test]
+    fn a_malformed_object_takes_the_place_of_the_one_that_could_be_read() {
+        let mut resources = Resources::default();
+        empty_lists(&mut resources);
+        list(&mut resources, &[]);
+        let text = r#"{"metadata": {"name": "a", "namespace": "bodhi"},
+            "spec": {"format": "openai", "auth": {"type": "None"}, "models": ["m"]}}"#;
+        let model: ApiModel = serde_json::from_str(text).unwrap();
+        let name = Name::new("bodhi", "a");
+        let held = |resources: &Resources| {
+            let index = resources.synced().unwrap();
+            (index.api_model(&name).is_some(), index.malformed().count())
+        };
+        resources.apply(ResourceEvent::ApiModel(Event::Apply(model.clone())));
+        assert_eq!(held(&resources), (true, 0));
+        resources.apply(ResourceEvent::Malformed(Malformed {
+            object: ObjectRef::api_model("bodhi", "a"),
+            uid: "u".into(),
+            generation: 2,
+            message: "spec.models: must be of type array".into(),
+            status: None,
+        }));
+        assert_eq!(held(&resources), (false, 1));
+        resources.apply(ResourceEvent::ApiModel(Event::Apply(model)));
+        assert_eq!(held(&resources), (true, 0));
+        resources.apply(ResourceEvent::Gone(ResourceKind::ApiModel, name.clone()));
+        assert_eq!(held(&resources), (false, 0));
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod api;
 pub mod app;
 pub mod compile;
 pub mod config;
+pub mod health;
 pub mod index;
 pub mod leader;
 pub mod pools;

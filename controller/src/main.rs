@@ -1,4 +1,4 @@
-//! `bodhi-controller`: a controller of its own, fed by a folder of manifests.
+//! `bodhi-controller`: a controller of its own, fed by a folder of manifests or by a cluster.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bodhi_controller::app::{Controller, FirstStart};
-use bodhi_controller::config::{Config, ListenSync, PolicyFlags, SyncFlags, WorkerFlags};
+use bodhi_controller::config::{
+    ClusterConfig, ClusterFlags, Config, ListenSync, PolicyFlags, SyncFlags, WorkerFlags,
+};
 use bodhi_net::identity::Server;
 use bodhi_net::{drain, logging};
 use clap::Parser;
@@ -34,13 +36,22 @@ struct Cli {
     #[command(flatten)]
     sync: SyncFlags,
 
-    /// Address of the admin API
+    /// Address of the admin API, of /livez, /readyz and /metrics
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:1137")]
     listen: SocketAddr,
 
-    /// Where objects without a namespace belong
-    #[arg(long, value_name = "NAMESPACE", default_value = "bodhi")]
+    /// The release's namespace: manifests without one belong there, and in a cluster it is the
+    /// operator's own
+    #[arg(
+        long,
+        env = "BODHI_NAMESPACE",
+        value_name = "NAMESPACE",
+        default_value = "bodhi"
+    )]
     namespace: String,
+
+    #[command(flatten)]
+    cluster: ClusterFlags,
 
     #[command(flatten)]
     policy: PolicyFlags,
@@ -59,27 +70,19 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<()> {
-    let sync = Sync::bind(cli.sync.judge(&cli.data)?).await?;
+    let sync = Sync::bind(cli.sync.clone().judge(&cli.data)?).await?;
     let admin = TcpListener::bind(cli.listen)
         .await
         .with_context(|| format!("cannot listen on {} (admin API)", cli.listen))?;
-    let controller = Controller::start(Config {
-        manifests: cli.manifests.unwrap_or_else(|| cli.data.join("manifests")),
-        data: cli.data,
-        built_in: Vec::new(),
-        namespace: cli.namespace,
-        policy: cli.policy.policy()?,
-        static_tokens: cli.policy.static_tokens()?,
-        worker_patience: cli.worker.patience(),
-        worker_binary: cli.worker.worker_binary,
-    })
-    .await?;
-    if let FirstStart::Token(token) = controller.first_start().await? {
-        println!("First token, shown once: {}", token.expose());
-    }
+    let mut controller = match cli.cluster.is_cluster(cli.manifests.is_some()) {
+        true => start_in_cluster(cli, sync.address()).await?,
+        false => start(cli).await?,
+    };
     let address = admin.local_addr()?;
     tracing::info!(%address, %sync, "listening");
-    let api = controller.admin.clone();
+    let api = controller
+        .health()
+        .fallback_service(controller.admin.clone());
     tokio::spawn(async move {
         if let Err(error) = axum::serve(admin, api).await {
             tracing::error!(%error, "the admin API ended");
@@ -101,7 +104,40 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         }
     }
     controller.stop_workers(DRAIN).await;
+    controller.step_down().await;
     Ok(())
+}
+
+async fn start(cli: Cli) -> anyhow::Result<Controller> {
+    let controller = Controller::start(Config {
+        manifests: cli.manifests.unwrap_or_else(|| cli.data.join("manifests")),
+        data: cli.data,
+        built_in: Vec::new(),
+        namespace: cli.namespace,
+        policy: cli.policy.policy()?,
+        static_tokens: cli.policy.static_tokens()?,
+        worker_patience: cli.worker.patience(),
+        worker_binary: cli.worker.worker_binary,
+    })
+    .await?;
+    if let FirstStart::Token(token) = controller.first_start().await? {
+        println!("First token, shown once: {}", token.expose());
+    }
+    Ok(controller)
+}
+
+/// A pod's output is kept and read by others: no token is printed there.
+async fn start_in_cluster(cli: Cli, sync: Option<SocketAddr>) -> anyhow::Result<Controller> {
+    let controller = Controller::start_in_cluster(ClusterConfig {
+        data: cli.data,
+        settings: cli.cluster.settings(&cli.namespace)?,
+        lease: cli.cluster.lease(&cli.namespace, sync)?,
+        policy: cli.policy.policy()?,
+        static_tokens: cli.policy.static_tokens()?,
+    })
+    .await?;
+    controller.keep_admin_token().await?;
+    Ok(controller)
 }
 
 /// Where data planes connect. TCP is bound before anything starts; a socket's path may still be a
@@ -112,6 +148,14 @@ enum Sync {
 }
 
 impl Sync {
+    /// The address, where it is one of TCP.
+    fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Unix(_) => None,
+            Self::Tls(_, address, _) => Some(*address),
+        }
+    }
+
     async fn bind(listen: ListenSync) -> anyhow::Result<Self> {
         match listen {
             ListenSync::Unix(path) => Ok(Self::Unix(path)),

@@ -3,6 +3,8 @@
 //! One task owns the index and everything compiled from it. It never waits for a data plane or a
 //! worker; what those say comes back and becomes conditions, and workers become endpoints.
 
+mod orphans;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,25 +17,31 @@ use bodhi_proto::snapshot::{
 };
 use bodhi_proto::sync::{Revision, Source};
 use jiff::Timestamp;
-use serde_json::Value;
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use crate::compile::{Compiled, CompiledCredential, LocalModel, Settings, StoredKeys, compile};
 use crate::index::{Index, Resources};
+use crate::leader::Leadership;
 use crate::pools::{self, Workers};
 use crate::runtime::Runtime;
-use crate::source::{FilesHandle, ResourceEvent};
-use crate::status;
-use crate::store::{Changes, Store, StoreError, StoredKey};
+use crate::source::{ObjectSource, ResourceEvent};
+use crate::status::{self, StatusWriter, Statuses};
+use crate::store::{Actor, Changes, ObjectUid, Store, StoreError, StoredKey};
 use crate::sync::{Publication, Server, Tokens};
+
+use self::orphans::Orphans;
 
 /// How soon the store is asked again when it does not answer.
 const STORE_RETRY: Duration = Duration::from_secs(2);
 /// How soon a list that shrank too much is read a second time.
 const DOUBT: Duration = Duration::from_secs(1);
+/// How soon it is asked for once more, where nobody answers.
+const REREAD_AGAIN: Duration = Duration::from_secs(30);
 /// How long changes gather before statuses are written, however many more come.
 const STATUS_PACE: Duration = Duration::from_millis(250);
+/// How often stored keys are looked through for those whose objects are gone.
+const SWEEP: Duration = Duration::from_secs(60);
 
 /// Everything known at one moment, for the admin API to read.
 #[derive(Clone, Default)]
@@ -44,20 +52,25 @@ pub struct World {
     pub compiled: Arc<Compiled>,
     /// The same as a data plane holds it, without tokens.
     pub snapshot: Arc<Snapshot>,
-    /// What their owners are told.
-    pub statuses: Arc<BTreeMap<ObjectRef, Value>>,
+    /// What their owners are told, where the objects do not say so themselves.
+    pub statuses: Arc<Statuses>,
 }
 
 /// What the reconciler works with.
 pub struct Parts {
     /// Where data planes are fed.
     pub sync: Server,
-    /// Tokens, keys and statuses.
+    /// Tokens and keys.
     pub store: Arc<dyn Store>,
+    /// Who keeps statuses.
+    pub statuses: Box<dyn StatusWriter>,
     /// What runs local models.
     pub runtime: Arc<dyn Runtime>,
+    /// Where several controllers may lead: whether this one does, and so forgets the keys of objects
+    /// that are gone. A folder's source forgets them itself.
+    pub leadership: Option<watch::Receiver<Leadership>>,
     /// The source, to be read again when a list is doubted.
-    pub files: FilesHandle,
+    pub source: Arc<dyn ObjectSource>,
     /// The operator's word.
     pub settings: Settings,
     /// Gateway-wide lists and caps.
@@ -81,6 +94,13 @@ pub struct Reconciler {
     workers: watch::Receiver<Arc<Workers>>,
     /// The names that are offered now.
     offered: BTreeMap<ServedKey, Arc<ServedName>>,
+    /// Objects have changed since they were compiled.
+    stale: bool,
+    /// What was compiled last, as the sync server counts it.
+    edition: u64,
+    /// The last list lost too much to be believed; when to ask for it (again).
+    doubt: Option<Instant>,
+    orphans: Orphans,
 }
 
 /// What local models add to what is offered.
@@ -94,12 +114,7 @@ struct Local {
 impl Reconciler {
     /// Loads tokens and keys; until the store answers nothing is offered.
     pub async fn start(parts: Parts) -> (Self, watch::Receiver<Arc<World>>) {
-        let statuses = persist(|| parts.store.statuses()).await;
-        let world = World {
-            statuses: Arc::new(statuses.into_iter().collect()),
-            ..World::default()
-        };
-        let (world, reader) = watch::channel(Arc::new(world));
+        let (world, reader) = watch::channel(Arc::new(World::default()));
         let (models, wanted) = watch::channel(Arc::default());
         let observed = Arc::clone(&parts.runtime.observed().borrow());
         let (show, workers) = watch::channel(Arc::new(Workers {
@@ -118,6 +133,10 @@ impl Reconciler {
             models,
             workers,
             offered: BTreeMap::new(),
+            stale: false,
+            edition: 0,
+            doubt: None,
+            orphans: Orphans::default(),
         };
         let changes = persist(|| reconciler.parts.store.changes_since(0)).await;
         reconciler.publish_first_tokens(changes);
@@ -130,43 +149,50 @@ impl Reconciler {
         // What changed between the first reading and now has no other herald.
         store_changed.mark_changed();
         let mut acks_changed = self.parts.sync.acks_changed();
-        let mut doubted = false;
         let mut status_due: Option<Instant> = None;
+        let mut sweep = tokio::time::interval(SWEEP);
         loop {
             tokio::select! {
                 event = events.recv() => {
                     let Some(event) = event else { return };
-                    let settled = matches!(event, ResourceEvent::Settled { .. });
-                    self.resources.apply(event);
-                    if settled {
-                        doubted = self.publish_resources();
-                        status_due.get_or_insert_with(|| Instant::now() + STATUS_PACE);
+                    let settled = match event {
+                        ResourceEvent::Settled { reread, .. } => Some(reread),
+                        _ => None,
+                    };
+                    self.stale |= self.resources.apply(event);
+                    let Some(reread) = settled else { continue };
+                    match self.stale || reread {
+                        true => self.publish_resources(reread),
+                        false => self.publish_mark(),
                     }
                 }
                 Ok(()) = store_changed.changed() => {
                     let since = self.store_seq;
                     let changes = persist(|| self.parts.store.changes_since(since)).await;
-                    if self.take_changes(changes) {
-                        doubted = self.publish_resources();
-                        status_due.get_or_insert_with(|| Instant::now() + STATUS_PACE);
+                    match self.take_changes(changes) {
+                        true => self.publish_resources(false),
+                        false => continue,
                     }
                 }
-                Ok(()) = self.workers.changed() => {
-                    self.publish_workers(doubted);
-                    status_due.get_or_insert_with(|| Instant::now() + STATUS_PACE);
+                Ok(()) = self.workers.changed() => self.publish_workers(),
+                Ok(()) = acks_changed.changed() => {}
+                () = self.parts.statuses.turned() => {}
+                _ = sweep.tick(), if self.parts.leadership.is_some() => {
+                    self.sweep_keys().await;
+                    continue;
                 }
-                Ok(()) = acks_changed.changed() => {
-                    status_due.get_or_insert_with(|| Instant::now() + STATUS_PACE);
+                () = sleep_until(self.doubt.unwrap_or_else(Instant::now)), if self.doubt.is_some() => {
+                    self.doubt = Some(Instant::now() + REREAD_AGAIN);
+                    self.parts.source.reread();
+                    continue;
                 }
-                () = tokio::time::sleep(DOUBT), if doubted => {
-                    self.parts.files.rescan().await;
-                    doubted = self.publish_resources();
-                }
-                () = tokio::time::sleep_until(status_due.unwrap_or_else(Instant::now)), if status_due.is_some() => {
+                () = sleep_until(status_due.unwrap_or_else(Instant::now)), if status_due.is_some() => {
                     status_due = None;
                     self.write_statuses().await;
+                    continue;
                 }
             }
+            status_due.get_or_insert_with(|| Instant::now() + STATUS_PACE);
         }
     }
 
@@ -238,12 +264,41 @@ impl Reconciler {
         }
     }
 
-    /// Compiles everything anew and offers it. Answers whether a list was doubted.
-    fn publish_resources(&mut self) -> bool {
-        let (Some(index), Some(files)) = (self.resources.synced(), self.resources.revision())
-        else {
-            return false;
+    /// Nothing differs from what is offered, which contains more of the source now.
+    fn publish_mark(&mut self) {
+        if let Some(revision) = self.resources.revision()
+            && self.resources.synced().is_some()
+            && self.doubt.is_none()
+        {
+            self.parts.sync.publish(Publication {
+                marks: vec![(Source::Objects, self.revision(revision))],
+                ..Publication::default()
+            });
+        }
+        self.show_objects();
+    }
+
+    /// Statuses have changed, at most: they are shown with the objects.
+    fn show_objects(&self) {
+        let Some(index) = self.resources.synced() else {
+            return;
         };
+        self.world.send_modify(|world| {
+            *world = Arc::new(World {
+                index: Index::clone(index),
+                ..World::clone(world)
+            });
+        });
+    }
+
+    /// Compiles everything anew and offers it. `reread`: from a list that was made because the one
+    /// before was doubted.
+    fn publish_resources(&mut self, reread: bool) {
+        let (Some(index), Some(objects)) = (self.resources.synced(), self.resources.revision())
+        else {
+            return;
+        };
+        self.stale = false;
         let stored: StoredKeys = self
             .keys
             .iter()
@@ -290,11 +345,18 @@ impl Reconciler {
             endpoints: Some(local.endpoints),
             marks: vec![
                 local.mark,
-                (Source::Objects, self.revision(files)),
+                (Source::Objects, self.revision(objects)),
                 (Source::Store, self.revision(self.store_seq)),
             ],
+            reread,
             ..Publication::default()
         });
+        self.edition = published.edition;
+        self.doubt = match (published.held.is_empty(), self.doubt) {
+            (true, _) => None,
+            (false, Some(at)) if !reread => Some(at),
+            (false, _) => Some(Instant::now() + DOUBT),
+        };
         for held in &published.held {
             tracing::warn!(
                 kind = ?held.kind, removed = held.removed, of = held.of,
@@ -309,13 +371,12 @@ impl Reconciler {
                 statuses: Arc::clone(&world.statuses),
             });
         });
-        !published.held.is_empty()
     }
 
     /// Offers what workers have changed: themselves, what to expect of their pools, and the names
     /// that waited for them. Names that are doubted are not offered a second time before they were
     /// read a second time.
-    fn publish_workers(&mut self, doubted: bool) {
+    fn publish_workers(&mut self) {
         if self.resources.synced().is_none() {
             return;
         }
@@ -323,7 +384,7 @@ impl Reconciler {
         let local = self.local(&compiled);
         let snapshot = local.snapshot();
         self.parts.sync.publish(Publication {
-            served_names: (!doubted).then_some(local.served),
+            served_names: self.doubt.is_none().then_some(local.served),
             pools: Some(local.pools),
             endpoints: Some(local.endpoints),
             marks: vec![local.mark],
@@ -386,36 +447,70 @@ impl Reconciler {
         }
     }
 
-    /// Writes the statuses that differ from what was written.
-    async fn write_statuses(&mut self) {
-        let Some(files) = self.resources.revision() else {
+    /// Erases keys of objects that have been gone for a while.
+    async fn sweep_keys(&mut self) {
+        let leads = self
+            .parts
+            .leadership
+            .as_ref()
+            .is_some_and(|l| l.borrow().is_ours());
+        let Some(index) = self
+            .resources
+            .synced()
+            .filter(|_| leads && self.doubt.is_none())
+        else {
             return;
         };
+        let due = self
+            .orphans
+            .due(&self.keys, index, &self.parts.settings, Instant::now());
+        for uid in due {
+            // It was parsed when the store read it.
+            let Ok(uid) = ObjectUid::parse(&uid) else {
+                continue;
+            };
+            let (by, now) = (
+                Actor::program("bodhi-controller"),
+                Timestamp::now().as_second(),
+            );
+            match self.parts.store.remove_key(uid.clone(), by, now).await {
+                Ok(_) => tracing::info!(%uid, "the stored key of a deleted object is erased"),
+                Err(error) => tracing::warn!(%uid, %error, "a stored key was not erased"),
+            }
+        }
+    }
+
+    /// Has statuses kept as they are now.
+    async fn write_statuses(&mut self) {
         let world = Arc::clone(&self.world.borrow());
+        let Some(kept) = self.parts.statuses.kept(&world) else {
+            self.show_statuses(Arc::default());
+            return;
+        };
+        let objects = self.revision(self.resources.revision().unwrap_or_default());
         let statuses = status::statuses(
             &world.compiled,
             &self.parts.sync.acks(),
-            self.revision(files),
+            (self.edition, objects),
             &self.workers.borrow(),
-            &world.statuses,
+            &kept,
             Timestamp::now(),
         );
-        let changed: Vec<(ObjectRef, Value)> = statuses
-            .iter()
-            .filter(|(object, status)| world.statuses.get(*object) != Some(*status))
-            .map(|(object, status)| (object.clone(), status.clone()))
-            .collect();
-        if changed.is_empty() && statuses.len() == world.statuses.len() {
-            return;
-        }
-        if let Err(error) = self.parts.store.put_statuses(changed).await {
-            tracing::warn!(%error, "statuses could not be kept; they are written with the next change");
-        }
-        self.world.send_modify(|world| {
-            *world = Arc::new(World {
-                statuses: Arc::new(statuses),
-                ..World::clone(world)
-            });
+        let statuses = Arc::new(statuses);
+        self.show_statuses(Arc::clone(&statuses));
+        self.parts.statuses.keep(&world, statuses).await;
+    }
+
+    fn show_statuses(&self, statuses: Arc<Statuses>) {
+        self.world.send_if_modified(|world| {
+            let differs = *world.statuses != *statuses;
+            if differs {
+                *world = Arc::new(World {
+                    statuses,
+                    ..World::clone(world)
+                });
+            }
+            differs
         });
     }
 }

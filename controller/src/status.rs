@@ -1,11 +1,17 @@
 //! What an object's owner is told: compiled problems, workers and data planes' acknowledgements
-//! as conditions (kstatus). Pure; the reconciler decides when, the store keeps it.
+//! as conditions (kstatus). What they are is a plain function; who keeps them is a
+//! [`StatusWriter`]: the store, or the API server.
+
+mod apply;
+mod events;
+mod pace;
+mod writer;
 
 use std::collections::BTreeMap;
 
-use bodhi_proto::names::ObjectRef;
+use bodhi_proto::names::{ObjectKind, ObjectRef};
 use bodhi_proto::snapshot::{Kind, WorkerId};
-use bodhi_proto::sync::{Revision, Source};
+use bodhi_proto::sync::Revision;
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -14,19 +20,26 @@ use crate::compile::{Compiled, CompiledCondition, ObjectStatus};
 use crate::pools::{Observation, Workers, observe};
 use crate::sync::Acks;
 
-/// The status of every object that was compiled. A condition that keeps its status keeps the
+pub use apply::AppliedStatuses;
+pub use writer::{StatusWriter, StoreStatuses};
+
+/// Each object's status: a JSON object with `conditions`.
+pub type Statuses = BTreeMap<ObjectRef, Value>;
+
+/// The status of every object that was compiled; what was compiled last was published as
+/// `edition`, from objects up to a revision. A condition that keeps its status keeps the
 /// time of its last transition, which is taken from `previous`.
 pub fn statuses(
     compiled: &Compiled,
     acks: &Acks,
-    objects: Revision,
+    (edition, objects): (u64, Revision),
     workers: &Workers,
-    previous: &BTreeMap<ObjectRef, Value>,
+    previous: &Statuses,
     now: Timestamp,
-) -> BTreeMap<ObjectRef, Value> {
+) -> Statuses {
     let rejections = rejections(compiled, acks);
     let one = |status: &ObjectStatus| {
-        let programmed = programmed(acks, objects, rejections.get(&status.object));
+        let programmed = programmed(acks, (edition, objects), rejections.get(&status.object));
         let local = compiled.local(&status.object);
         let observation = local.map(|_| observe(workers, &status.object));
         let mut observed = observation
@@ -70,10 +83,10 @@ fn rejections<'a>(
 
 fn programmed(
     acks: &Acks,
-    objects: Revision,
+    (edition, objects): (u64, Revision),
     rejection: Option<&(&str, &str)>,
 ) -> CompiledCondition {
-    let containing = acks.containing(Source::Objects, objects);
+    let holding = acks.holding(edition, objects);
     let (status, reason, message) = match rejection {
         Some((plane, text)) => (
             ConditionStatus::False,
@@ -85,7 +98,7 @@ fn programmed(
             Reason::NoDataPlane,
             "no data plane is connected".to_owned(),
         ),
-        None if containing == 0 => (
+        None if holding == 0 => (
             ConditionStatus::Unknown,
             Reason::Pending,
             "no data plane has acknowledged this generation yet".to_owned(),
@@ -130,18 +143,18 @@ fn render(
         })
         .collect();
     let observed_generation = Some(status.generation);
-    let value = match &status.served_name {
-        Some(model) => serde_json::to_value(AliasStatus {
+    let value = match status.object.kind {
+        ObjectKind::Alias => serde_json::to_value(AliasStatus {
             observed_generation,
             conditions,
-            model: Some(model.to_string()),
+            model: status.served_name.as_deref().map(str::to_owned),
             replicas: observation
                 .as_ref()
                 .and_then(|observation| i32::try_from(observation.replicas).ok()),
             artifact: observation.and_then(|observation| observation.artifact),
             ..AliasStatus::default()
         }),
-        None => serde_json::to_value(ApiModelStatus {
+        ObjectKind::ApiModel => serde_json::to_value(ApiModelStatus {
             observed_generation,
             conditions,
             models: u32::try_from(status.models).ok(),
@@ -155,7 +168,7 @@ mod tests {
     use super::*;
     use crate::sync::Plane;
     use bodhi_proto::digest::Version;
-    use bodhi_proto::sync::{Mark, Rejection};
+    use bodhi_proto::sync::{Mark, Rejection, Source};
 
     fn compiled() -> Compiled {
         let condition = |type_| CompiledCondition {
@@ -180,13 +193,12 @@ mod tests {
         }
     }
 
-    fn plane(objects: u64, rejections: Vec<Rejection>) -> Acks {
-        let mut mark = Mark::default();
-        mark.raise(Source::Objects, Revision::number(objects));
+    fn plane(edition: u64, rejections: Vec<Rejection>) -> Acks {
         Acks {
             planes: vec![Plane {
                 node: "one".into(),
-                mark,
+                mark: Mark::default(),
+                edition: Some(edition),
                 rejections,
                 divergences: 0,
             }],
@@ -198,7 +210,7 @@ mod tests {
         let all = statuses(
             &compiled(),
             acks,
-            Revision::number(7),
+            (7, Revision::number(7)),
             &Workers::default(),
             previous,
             now,
@@ -233,6 +245,20 @@ mod tests {
             of(&plane(7, vec![rejection])),
             ("RejectedByDataPlane".into(), "False".into())
         );
+    }
+
+    #[test]
+    fn a_data_plane_of_another_controller_is_known_by_its_mark() {
+        let mut acks = plane(7, vec![]);
+        acks.planes[0].edition = None;
+        let reason = |acks: &Acks| {
+            let status = judge(acks, &BTreeMap::new(), 0);
+            condition(&status, "Programmed")["reason"].clone()
+        };
+        assert_eq!(reason(&acks), "Pending");
+        let mark = &mut acks.planes[0].mark;
+        mark.raise(Source::Objects, Revision::number(7));
+        assert_eq!(reason(&acks), "Programmed");
     }
 
     #[test]

@@ -59,6 +59,8 @@ pub struct Publication {
     pub policy: Option<Arc<Policy>>,
     /// Tokens.
     pub tokens: Tokens,
+    /// Whether the sets were read again because they had been doubted ([`Published::held`]).
+    pub reread: bool,
     /// How far each source is contained once this is published. A kind is offered only when
     /// each of its sources was named once: objects for upstreams and names, the store for
     /// tokens, both for credentials; workers for endpoints, objects and workers for pools.
@@ -88,8 +90,10 @@ pub enum Tokens {
 pub struct Published {
     /// How many resources were added, changed or removed.
     pub changed: usize,
+    /// Which edition of what is compiled from objects this is: grows with each change of it.
+    pub edition: u64,
     /// Sets that shrank so much that their removals wait: list the source again and publish
-    /// what it says then. Marks of this publication were not taken.
+    /// what it says then, with `reread`. Marks of this publication were not taken.
     pub held: Vec<Held>,
 }
 

@@ -176,6 +176,7 @@ impl Rig {
                 (Source::Objects, Revision::number(1)),
                 (Source::Store, Revision::number(1)),
             ],
+            reread: false,
         })?;
         Ok(rig)
     }

@@ -204,6 +204,23 @@ impl From<WriteError> for ApiError {
             WriteError::Elsewhere { .. } | WriteError::ReadOnly => {
                 Self::conflict("defined_elsewhere", format!("{error}."))
             }
+            WriteError::Managed { .. } => Self::conflict("defined_elsewhere", format!("{error}.")),
+            WriteError::Forbidden(message) => Self::new(
+                StatusCode::FORBIDDEN,
+                "permission_error",
+                "forbidden_by_cluster",
+                format!("The API server refuses: {message}"),
+            ),
+            WriteError::Unavailable(_) => {
+                error!(%error, "an admin call found no API server");
+                let message = "The API server does not answer: try again.";
+                Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "overloaded",
+                    "not_ready",
+                    message,
+                )
+            }
             WriteError::File { .. } => Self::internal(&error),
         }
     }

@@ -6,6 +6,7 @@
 //! objects share one). A person's own files are never touched: an object that one of
 //! them defines is changed there.
 
+mod apply;
 mod emit;
 
 use std::fs::{self, File, OpenOptions};
@@ -20,6 +21,8 @@ use serde_json::{Value, json};
 use crate::api::API_VERSION;
 use crate::source::{Node, documents};
 use crate::validate::{Fault, Validator};
+
+pub use apply::ApplyWriter;
 
 /// Why a resource was not written.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +49,20 @@ pub enum WriteError {
         "this gateway cannot write that resource: start it with a manifests folder, and define the resource there"
     )]
     ReadOnly,
+    /// Other programs have set fields that this would change.
+    #[error("{object} is managed elsewhere: {message}; change it there")]
+    Managed {
+        /// Which object.
+        object: ObjectRef,
+        /// The API server's words: which fields, and by whom.
+        message: String,
+    },
+    /// The API server does not let this controller do so.
+    #[error("the API server refuses: {0}")]
+    Forbidden(String),
+    /// The API server does not answer.
+    #[error("the API server does not answer: {0}")]
+    Unavailable(String),
     /// The folder or a file in it does not do as it should.
     #[error("cannot write {path}: {source}", path = path.display())]
     File {

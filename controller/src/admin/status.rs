@@ -2,6 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
+use bodhi_proto::names::ObjectKind;
 use bodhi_proto::snapshot::Scope;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -32,11 +33,22 @@ pub(super) async fn status(
     caller: Caller,
 ) -> Result<Json<Status>, ApiError> {
     caller.require(Scope::PowerUser)?;
-    let statuses = state.store.statuses().await?;
-    let object = |(object, status): (bodhi_proto::names::ObjectRef, Value)| json!({"object": object.to_string(), "conditions": status["conditions"]});
+    let kinds = [ObjectKind::ApiModel, ObjectKind::Alias].into_iter();
+    let objects = kinds.flat_map(|kind| state.resources.list(kind));
+    let object = |item: Value| {
+        let metadata = |field: &str| item["metadata"][field].as_str().unwrap_or_default();
+        let (kind, namespace) = (
+            item["kind"].as_str().unwrap_or_default(),
+            metadata("namespace"),
+        );
+        json!({
+            "object": format!("{kind}/{namespace}/{}", metadata("name")),
+            "conditions": item["status"]["conditions"],
+        })
+    };
     Ok(Json(Status {
         data_planes: state.health.data_planes(),
         problems: state.health.problems(),
-        objects: statuses.into_iter().map(object).collect(),
+        objects: objects.map(object).collect(),
     }))
 }

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use crate::admin::{Applied, Health, Rescan, Resources, Revocations, Routing};
 use crate::index::Name;
 use crate::reconcile::World;
-use crate::source::FilesHandle;
+use crate::source::{FilesHandle, ObjectSource};
 use crate::sync::Server;
 
 /// How long a revocation waits for data planes before it answers.
@@ -25,7 +25,7 @@ const COMPILE_WAIT: Duration = Duration::from_millis(300);
 pub(super) struct Glue {
     pub(super) world: watch::Receiver<Arc<World>>,
     pub(super) sync: Server,
-    pub(super) files: FilesHandle,
+    pub(super) source: Arc<dyn ObjectSource>,
 }
 
 impl Glue {
@@ -121,7 +121,7 @@ impl Health for Glue {
     }
 
     fn problems(&self) -> Value {
-        json!(*self.files.problems())
+        self.source.problems()
     }
 }
 

@@ -1050,7 +1050,7 @@ proptest! {
                     serde_json::from_value(gone.clone()).unwrap()))),
                 _ => resources.apply(ResourceEvent::ApiModel(Event::Delete(
                     serde_json::from_value(gone.clone()).unwrap()))),
-            }
+            };
             let settings = Settings::standalone("bodhi");
             let after = compile(resources.synced().unwrap(), &StoredKeys::new(), &settings);
             let rest: Vec<Value> = shuffled.into_iter().filter(|o| *o != gone).collect();

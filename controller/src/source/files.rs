@@ -25,12 +25,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::ObjectMeta;
 use kube::runtime::watcher::Event;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
 use self::manifest::{Found, Key, Kind, Object, Reader};
 use self::set::{FileSet, Outcome, fresh};
-use super::ResourceEvent;
+use super::{ObjectSource, ResourceEvent};
 use crate::store::{ObjectRecord, SeenObject, Store, StoreError};
 use crate::validate::Validator;
 
@@ -134,7 +135,15 @@ impl fmt::Display for Origin {
 #[derive(Clone)]
 pub struct FilesHandle {
     problems: watch::Receiver<Arc<[FileProblem]>>,
-    rescan: mpsc::Sender<oneshot::Sender<()>>,
+    rescan: mpsc::Sender<Request>,
+}
+
+/// A call to look at the folder now.
+enum Request {
+    /// Who has just written a file waits for its change to be sent.
+    Changes(oneshot::Sender<()>),
+    /// Who doubts what was sent wants to hear it again.
+    Everything,
 }
 
 impl FilesHandle {
@@ -147,10 +156,22 @@ impl FilesHandle {
     /// written a file.
     pub async fn rescan(&self) {
         let (done, wait) = oneshot::channel();
-        if self.rescan.send(done).await.is_ok() {
+        if self.rescan.send(Request::Changes(done)).await.is_ok() {
             // An error means that the source has ended: there is nothing to wait for.
             let _ = wait.await;
         }
+    }
+}
+
+impl ObjectSource for FilesHandle {
+    fn reread(&self) {
+        // A full queue is of requests that are answered by reading, too; only the first needs
+        // to say so, and whoever doubts asks again.
+        let _ = self.rescan.try_send(Request::Everything);
+    }
+
+    fn problems(&self) -> Value {
+        json!(*self.problems())
     }
 }
 
@@ -230,7 +251,7 @@ struct Source {
 struct Closed;
 
 impl Source {
-    async fn run(mut self, mut requests: mpsc::Receiver<oneshot::Sender<()>>) {
+    async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         let (changed, mut changes) = mpsc::channel(1);
         // Watching begins before the first reading, so that no change falls between them.
         let watcher = self.config.folder.as_deref();
@@ -249,12 +270,19 @@ impl Source {
             while let Ok(request) = requests.try_recv() {
                 asked.push(request);
             }
-            if self.reread().await.is_err() {
+            let everything = asked.iter().any(|r| matches!(r, Request::Everything));
+            let read = match everything {
+                false => self.changes().await,
+                true => self.everything().await,
+            };
+            if read.is_err() {
                 return;
             }
-            for done in asked {
-                // Who asked may have gone away.
-                let _ = done.send(());
+            for request in asked {
+                if let Request::Changes(done) = request {
+                    // Who asked may have gone away.
+                    let _ = done.send(());
+                }
             }
         }
     }
@@ -288,13 +316,26 @@ impl Source {
         self.send(ResourceEvent::ApiModel(Event::InitDone)).await?;
         self.send(ResourceEvent::Alias(Event::InitDone)).await?;
         self.send(ResourceEvent::Secret(Event::InitDone)).await?;
-        self.settled().await
+        self.settled(false).await
     }
 
-    async fn reread(&mut self) -> Result<(), Closed> {
+    async fn changes(&mut self) -> Result<(), Closed> {
+        match self.send_changes().await? {
+            true => self.settled(false).await,
+            false => Ok(()),
+        }
+    }
+
+    async fn everything(&mut self) -> Result<(), Closed> {
+        self.send_changes().await?;
+        self.settled(true).await
+    }
+
+    /// Reads the files and sends what differs, if anything does.
+    async fn send_changes(&mut self) -> Result<bool, Closed> {
         let outcome = self.read();
         if outcome.applied.is_empty() && outcome.deleted.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         self.see(&outcome.applied).await?;
         for (key, found) in &outcome.deleted {
@@ -318,7 +359,7 @@ impl Source {
             .iter()
             .filter_map(|(key, _)| key.object_ref());
         self.forget(gone.collect()).await?;
-        self.settled().await
+        Ok(true)
     }
 
     /// Reads the files and tells what is wrong. A folder that cannot be listed (any more)
@@ -408,11 +449,11 @@ impl Source {
         Ok(())
     }
 
-    async fn settled(&mut self) -> Result<(), Closed> {
+    async fn settled(&mut self, reread: bool) -> Result<(), Closed> {
         let revision = self
             .until_done(|store| store.next_manifests_revision())
             .await?;
-        self.send(ResourceEvent::Settled { revision }).await
+        self.send(ResourceEvent::Settled { revision, reread }).await
     }
 
     /// The object with the metadata that an API server would give it.

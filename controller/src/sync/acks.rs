@@ -16,6 +16,11 @@ pub struct Plane {
     pub node: String,
     /// What it contains of each source, by its last acknowledgement.
     pub mark: Mark,
+    /// What it contains of this controller's [`Published::edition`]s; `None` for one that has
+    /// acknowledged nothing to it.
+    ///
+    /// [`Published::edition`]: super::Published::edition
+    pub edition: Option<u64>,
     /// What it does not accept.
     pub rejections: Vec<Rejection>,
     /// How often it held something else than it had been sent.
@@ -27,6 +32,16 @@ impl Acks {
     pub fn containing(&self, source: Source, revision: Revision) -> usize {
         let contains = |plane: &&Plane| plane.mark.at(source) >= Some(revision);
         self.planes.iter().filter(contains).count()
+    }
+
+    /// How many data planes contain what was published as `edition`, when objects were read up to
+    /// `objects`: one that has its configuration from another controller is known by its mark only.
+    pub fn holding(&self, edition: u64, objects: Revision) -> usize {
+        let holds = |plane: &&Plane| match plane.edition {
+            Some(held) => held >= edition,
+            None => plane.mark.at(Source::Objects) >= Some(objects),
+        };
+        self.planes.iter().filter(holds).count()
     }
 
     /// Every rejection, with the data plane that says so.

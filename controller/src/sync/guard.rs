@@ -16,6 +16,18 @@ pub struct Held {
     pub of: usize,
 }
 
+/// Resources that a set is about to lose.
+#[derive(Debug)]
+pub(super) struct Loss {
+    pub(super) kind: Kind,
+    pub(super) removed: BTreeSet<String>,
+    /// How many the set had.
+    pub(super) of: usize,
+    /// Whether the list was made because the one before was doubted. What has merely come again
+    /// from the same list proves nothing.
+    pub(super) reread: bool,
+}
+
 /// Remembers what was not believed.
 #[derive(Debug, Default)]
 pub(super) struct Guard {
@@ -23,16 +35,18 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    /// Whether `removed` out of `of` resources may go now.
-    pub(super) fn judge(
-        &mut self,
-        kind: Kind,
-        removed: BTreeSet<String>,
-        of: usize,
-    ) -> Result<(), Held> {
+    /// Whether these resources may go now.
+    pub(super) fn judge(&mut self, loss: Loss) -> Result<(), Held> {
+        let Loss {
+            kind,
+            removed,
+            of,
+            reread,
+        } = loss;
         let guarded = matches!(kind, Kind::Upstream | Kind::ServedName);
         let shrinks = removed.len() > 10 && removed.len() * 2 > of;
-        if !guarded || !shrinks || self.doubted.get(&kind) == Some(&removed) {
+        let agrees = reread && self.doubted.get(&kind) == Some(&removed);
+        if !guarded || !shrinks || agrees {
             self.doubted.remove(&kind);
             return Ok(());
         }
@@ -50,36 +64,44 @@ impl Guard {
 mod tests {
     use super::*;
 
-    fn names(range: std::ops::Range<u32>) -> BTreeSet<String> {
-        range.map(|n| n.to_string()).collect()
+    fn loss(kind: Kind, range: std::ops::Range<u32>, of: usize, reread: bool) -> Loss {
+        Loss {
+            kind,
+            removed: range.map(|n| n.to_string()).collect(),
+            of,
+            reread,
+        }
     }
 
     #[test]
     fn a_large_loss_needs_a_second_list_that_agrees() {
         let mut guard = Guard::default();
-        let kind = Kind::Upstream;
-        assert!(guard.judge(kind, names(0..51), 100).is_err());
+        let mut judge = |range, reread| guard.judge(loss(Kind::Upstream, range, 100, reread));
+        assert!(judge(0..51, false).is_err());
         // Another list, but not the same one.
-        assert!(guard.judge(kind, names(0..52), 100).is_err());
-        assert!(guard.judge(kind, names(0..52), 100).is_ok());
+        assert!(judge(0..52, true).is_err());
+        // The same one, but not another list.
+        assert!(judge(0..52, false).is_err());
+        assert!(judge(0..52, true).is_ok());
         // Agreement is spent.
-        assert!(guard.judge(kind, names(0..52), 100).is_err());
+        assert!(judge(0..52, true).is_err());
     }
 
     #[test]
     fn a_list_that_recovers_makes_doubt_begin_anew() {
         let mut guard = Guard::default();
-        let kind = Kind::ServedName;
-        assert!(guard.judge(kind, names(0..90), 100).is_err());
-        assert!(guard.judge(kind, names(0..1), 100).is_ok());
-        assert!(guard.judge(kind, names(0..90), 100).is_err());
+        let mut judge = |range, reread| guard.judge(loss(Kind::ServedName, range, 100, reread));
+        assert!(judge(0..90, false).is_err());
+        assert!(judge(0..1, true).is_ok());
+        assert!(judge(0..90, true).is_err());
     }
 
     #[test]
     fn small_losses_and_other_kinds_pass() {
         let mut guard = Guard::default();
-        assert!(guard.judge(Kind::Upstream, names(0..10), 10).is_ok());
-        assert!(guard.judge(Kind::Upstream, names(0..50), 100).is_ok());
-        assert!(guard.judge(Kind::Token, names(0..100), 100).is_ok());
+        let mut judge = |kind, range, of| guard.judge(loss(kind, range, of, false));
+        assert!(judge(Kind::Upstream, 0..10, 10).is_ok());
+        assert!(judge(Kind::Upstream, 0..50, 100).is_ok());
+        assert!(judge(Kind::Token, 0..100, 100).is_ok());
     }
 }

@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bodhi_proto::snapshot::{Kind, Resource};
-use bodhi_proto::sync::{Deny, Down, Key, Mark, Offer, Revision, State, Up, Violation, Welcome};
+use bodhi_proto::sync::{
+    Deny, Down, Key, Mark, Offer, Revision, Source, State, Up, Violation, Welcome,
+};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::acks::{Acks, Applied, Plane};
-use super::guard::{Guard, Held};
+use super::guard::{Guard, Held, Loss};
 use super::{Publication, Published, Tokens};
 
 /// So many large transactions are under way at once; other data planes wait for their turn.
@@ -85,6 +87,7 @@ impl Hub {
         let now = self.now();
         let mut inner = self.lock();
         let (mut keys, mut denies, held) = (Vec::new(), Vec::new(), inner.judge(&publication));
+        let of_objects = Source::Objects.kinds();
         let believe = held.is_empty();
         let sets = [
             publication.upstreams.map(|s| {
@@ -148,9 +151,14 @@ impl Hub {
                 state.raise(source, revision);
             }
         }
+        if keys.iter().any(|key| of_objects.contains(key.kind)) {
+            state.begin_edition();
+        }
+        let edition = state.edition();
         inner.tell(&keys, &denies, now);
         Published {
             changed: keys.len(),
+            edition,
             held,
         }
     }
@@ -178,6 +186,7 @@ impl Hub {
                 Some(Plane {
                     node: session.offer.node()?.to_owned(),
                     mark: *session.offer.mark(),
+                    edition: session.offer.edition(),
                     rejections: session.offer.rejections().cloned().collect(),
                     divergences: session.offer.divergences(),
                 })
@@ -261,7 +270,13 @@ impl Inner {
             for name in names {
                 removed.remove(&name);
             }
-            held.extend(self.guard.judge(kind, removed, of).err());
+            let loss = Loss {
+                kind,
+                removed,
+                of,
+                reread: publication.reread,
+            };
+            held.extend(self.guard.judge(loss).err());
         }
         held
     }

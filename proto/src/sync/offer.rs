@@ -71,6 +71,8 @@ pub struct Offer {
     told: Option<(Mark, KindSet, Duration)>,
     /// Contained according to the last transaction that was acknowledged.
     mark: Mark,
+    /// The edition that is contained likewise, of the kinds that are compiled from objects.
+    edition: Option<u64>,
     complete: KindSet,
     denied: Vec<Revision>,
     rejections: BTreeMap<(Kind, String), Rejection>,
@@ -98,6 +100,7 @@ impl Offer {
             prompt: VecDeque::new(),
             told: None,
             mark: Mark::default(),
+            edition: None,
             complete: KindSet::NONE,
             denied: Vec::new(),
             rejections: BTreeMap::new(),
@@ -114,6 +117,20 @@ impl Offer {
     /// What the data plane is known to contain of each source.
     pub fn mark(&self) -> &Mark {
         &self.mark
+    }
+
+    /// The edition of what is compiled from objects that the data plane is known to contain.
+    pub fn edition(&self) -> Option<u64> {
+        self.edition
+    }
+
+    /// The kinds that are compiled from objects, as far as the data plane understands them.
+    fn of_objects(&self) -> impl Iterator<Item = Kind> {
+        let understood = self.peer.as_ref().map_or(KindSet::NONE, |p| p.kinds);
+        let kinds = Source::Objects.kinds();
+        Kind::ALL
+            .into_iter()
+            .filter(move |k| kinds.contains(*k) && understood.contains(*k))
     }
 
     /// What the data plane does not accept.
@@ -237,6 +254,9 @@ impl Offer {
             {
                 self.mark.raise(source, revision);
             }
+        }
+        if self.of_objects().all(|k| flight.complete.contains(k)) {
+            self.edition = self.edition.max(Some(flight.edition));
         }
         let contained = self.mark.at(Source::Store);
         self.denied.retain(|revision| Some(*revision) > contained);

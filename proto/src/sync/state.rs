@@ -34,6 +34,7 @@ pub struct Entry {
 pub struct State {
     sets: [Set; Kind::ALL.len()],
     mark: Mark,
+    edition: u64,
     denies: VecDeque<Deny>,
 }
 
@@ -136,6 +137,18 @@ impl State {
     /// How much of each source is contained.
     pub fn mark(&self) -> &Mark {
         &self.mark
+    }
+
+    /// What is compiled from objects has changed: from now on the state is another edition.
+    pub fn begin_edition(&mut self) {
+        self.edition += 1;
+    }
+
+    /// Counts the changes of what is compiled from objects, since this process began. Unlike a
+    /// mark, which may stand still while another watch of its source lags, it tells any two states
+    /// apart.
+    pub fn edition(&self) -> u64 {
+        self.edition
     }
 
     /// The sums of a kind.

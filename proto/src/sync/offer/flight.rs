@@ -18,6 +18,8 @@ pub(super) struct Flight {
     pub(super) transaction: u64,
     /// The state's mark when the transaction began.
     pub(super) mark: Mark,
+    /// The state's edition at that time.
+    pub(super) edition: u64,
     /// The kinds of which the data plane lacks nothing after it.
     pub(super) complete: KindSet,
     /// What the data plane's digests must be after it, of the kinds that it names.
@@ -68,6 +70,7 @@ impl Flight {
         Self {
             transaction,
             mark: *state.mark(),
+            edition: state.edition(),
             complete,
             expected,
             items,

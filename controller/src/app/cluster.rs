@@ -1,0 +1,173 @@
+//! A controller in a cluster: objects from the API server, whose statuses are written back to it by
+//! whichever controller leads.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use bodhi_proto::chat::Failure;
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use kube::Client;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+
+use super::glue::Glue;
+use super::{Controller, open_store, prune};
+use crate::admin::{self, AdminState, ApplyWriter};
+use crate::api::Reason;
+use crate::config::ClusterConfig;
+use crate::leader::{Leadership, stand};
+use crate::reconcile::{Parts, Reconciler};
+use crate::runtime::{ModelState, Observed, Runtime, Trouble, Wanted};
+use crate::source::{KubeConfig, ObjectSource, watch_cluster};
+use crate::status::AppliedStatuses;
+use crate::sync::{self, Server, StoreOwners};
+use crate::validate::Validator;
+
+/// The Lease of a running controller.
+pub(super) struct Standing {
+    leadership: watch::Receiver<Leadership>,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Standing {
+    /// Who leads.
+    pub(super) fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.clone()
+    }
+
+    /// Lets the Lease go, if it is ours.
+    pub(super) async fn end(self) {
+        drop(self.stop);
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "the election ended by itself");
+        }
+    }
+}
+
+impl Controller {
+    /// Opens the store, watches the cluster, stands for election and offers what is there, on this
+    /// runtime.
+    ///
+    /// # Errors
+    /// The store, the master key or the API server's address cannot be used; the text says which.
+    /// An API server that does not answer yet is waited for.
+    pub async fn start_in_cluster(config: ClusterConfig) -> anyhow::Result<Self> {
+        let client = client().await?;
+        let store = open_store(&config.data).await?;
+        let identity = Arc::clone(&config.lease.candidate.identity);
+        let sync = Server::new(sync::Config {
+            name: identity.to_string(),
+            owners: Arc::new(StoreOwners(Arc::clone(&store))),
+        });
+        let (stop, stopped) = oneshot::channel::<()>();
+        let stopped = async { drop(stopped.await) };
+        let (leadership, task) = stand(client.clone(), config.lease, stopped);
+        let runtime: Arc<dyn Runtime> = Arc::new(NoWorkers::default());
+        let (events, source) = watch_cluster(KubeConfig {
+            client: client.clone(),
+            namespaces: config.settings.namespaces.clone(),
+        });
+        let source: Arc<dyn ObjectSource> = Arc::new(source);
+        let statuses = AppliedStatuses::start(client.clone(), &identity, leadership.clone());
+        let settings = config.settings;
+        let (reconciler, world) = Reconciler::start(Parts {
+            sync: sync.clone(),
+            store: Arc::clone(&store),
+            statuses: Box::new(statuses),
+            runtime: Arc::clone(&runtime),
+            leadership: Some(leadership.clone()),
+            source: Arc::clone(&source),
+            settings: settings.clone(),
+            policy: config.policy,
+            static_tokens: config.static_tokens,
+        })
+        .await;
+        tokio::spawn(reconciler.run(events));
+        tokio::spawn(prune(Arc::clone(&store)));
+        let glue = Arc::new(Glue {
+            world: world.clone(),
+            sync: sync.clone(),
+            source: Arc::clone(&source),
+        });
+        let writer = ApplyWriter::new(client, Arc::new(Validator::new()), world.clone());
+        let admin = admin::router(AdminState {
+            store: Arc::clone(&store),
+            resources: glue.clone(),
+            writer: Arc::new(writer),
+            routing: glue.clone(),
+            revocations: glue.clone(),
+            health: glue,
+            egress: Arc::new(move |namespace| settings.egress(namespace)),
+            clock: Arc::new(|| Timestamp::now().as_second()),
+        });
+        Ok(Self {
+            sync,
+            store,
+            admin,
+            world,
+            admin_token_file: config.data.join("admin-token"),
+            source,
+            runtime,
+            standing: Some(Standing {
+                leadership,
+                stop,
+                task,
+            }),
+        })
+    }
+}
+
+/// Says of every local model that nothing runs it.
+struct NoWorkers {
+    show: watch::Sender<Arc<Observed>>,
+}
+
+impl Default for NoWorkers {
+    fn default() -> Self {
+        Self {
+            show: watch::channel(Arc::default()).0,
+        }
+    }
+}
+
+impl Runtime for NoWorkers {
+    fn want(&self, models: Vec<Wanted>) {
+        let state = ModelState {
+            failure: Some(Trouble {
+                failure: Failure {
+                    reason: Reason::WorkerNotInstalled.as_str().into(),
+                    message: "this controller runs no workers in a cluster".into(),
+                },
+                times: u32::MAX,
+            }),
+            ..ModelState::default()
+        };
+        let models = models
+            .into_iter()
+            .map(|model| (model.object, state.clone()));
+        self.show.send_replace(Arc::new(Observed {
+            version: u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0),
+            models: models.collect(),
+        }));
+    }
+
+    fn observed(&self) -> watch::Receiver<Arc<Observed>> {
+        self.show.subscribe()
+    }
+
+    fn acknowledge(&self, _: u64) {}
+
+    fn stop(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// The API server of the cluster that this runs in, or of the kubeconfig.
+async fn client() -> anyhow::Result<Client> {
+    let config = kube::Config::infer()
+        .await
+        .context("no API server: neither is this a cluster's pod, nor is there a kubeconfig")?;
+    Client::try_from(config).context("the API server's address or credentials cannot be used")
+}
