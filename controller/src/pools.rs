@@ -8,6 +8,7 @@ mod conditions;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bodhi_proto::names::{ObjectKind, ObjectRef};
 use bodhi_proto::snapshot::{
@@ -21,7 +22,7 @@ use crate::api::Reason;
 use crate::compile::LocalModel;
 use crate::runtime::{ModelState, Observed, Runtime, Trouble, Wanted};
 use crate::scaling::Scaler;
-use crate::sync::Server;
+use crate::sync::{Demand, Server};
 
 pub use conditions::{Observation, observe};
 
@@ -135,51 +136,35 @@ fn is_pool(route: &Route) -> bool {
 }
 
 /// Sizes every model by its demand, and tells the runtime and whoever watches. Runs until the
-/// models end.
+/// models end. Nothing is wanted before both models and workers are known: what runs may have been
+/// started by a predecessor.
 pub async fn run(
     runtime: Arc<dyn Runtime>,
     sync: Server,
-    mut models: watch::Receiver<Arc<Vec<LocalModel>>>,
+    mut models: watch::Receiver<Option<Arc<Vec<LocalModel>>>>,
     show: watch::Sender<Arc<Workers>>,
 ) {
     let began = Instant::now();
     let mut observed = runtime.observed();
     let mut demands = sync.demands();
     let mut acks = sync.acks_changed();
-    let mut scalers: BTreeMap<ObjectRef, Scaler> = BTreeMap::new();
-    let mut before: Vec<Wanted> = Vec::new();
+    let mut sizes = Sizes::default();
+    let mut before: Option<Vec<Wanted>> = None;
     loop {
         let now = began.elapsed();
-        let current = Arc::clone(&models.borrow_and_update());
+        let current = models.borrow_and_update().clone();
         let there = Arc::clone(&observed.borrow_and_update());
+        let Some(current) = current.filter(|_| there.version > 0) else {
+            tokio::select! {
+                changed = models.changed() => if changed.is_err() { return },
+                changed = observed.changed() => if changed.is_err() { return },
+            }
+            continue;
+        };
         let asked = Arc::clone(&demands.borrow_and_update());
         acks.mark_unchanged();
         runtime.acknowledge(acknowledged(&sync, there.version));
-        scalers.retain(|object, _| current.iter().any(|model| model.object() == object));
-        let mut again = None;
-        let mut wanted = Vec::with_capacity(current.len());
-        for model in current.iter() {
-            let object = model.object();
-            let scaler = scalers.entry(object.clone());
-            let scaler = scaler.or_insert_with(|| Scaler::new(model.sizing, now));
-            let ready = there
-                .models
-                .get(object)
-                .and_then(|state| state.ready.first());
-            let slots = ready
-                .map(|worker| worker.slots)
-                .or(model.worker.engine.parallel_slots);
-            let demand = asked.get(object).copied().unwrap_or_default();
-            let decision = scaler.decide(model.sizing, slots, demand, now);
-            again = [again, decision.again].into_iter().flatten().min();
-            wanted.push(Wanted {
-                object: object.clone(),
-                worker: model.worker.clone(),
-                replicas: decision.replicas,
-                ceiling: model.sizing.ceiling(),
-                rollout: model.rollout,
-            });
-        }
+        let (wanted, again) = sizes.decide(&current, &there, &asked, now);
         let workers = Workers {
             observed: there,
             wanted: wanted
@@ -187,9 +172,9 @@ pub async fn run(
                 .map(|w| (w.object.clone(), w.replicas))
                 .collect(),
         };
-        if wanted != before {
+        if before.as_ref() != Some(&wanted) {
             runtime.want(wanted.clone());
-            before = wanted;
+            before = Some(wanted);
         }
         show.send_if_modified(|shown| {
             let differs = **shown != workers;
@@ -206,6 +191,57 @@ pub async fn run(
             Ok(()) = acks.changed() => {}
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
         }
+    }
+}
+
+/// How many workers each model has, over time.
+#[derive(Default)]
+struct Sizes(BTreeMap<ObjectRef, Scaler>);
+
+impl Sizes {
+    /// The workers of all models, and when to ask again although nothing changes. While another
+    /// controller sizes, its sizes are taken over: to be gone on with when this one begins to, and
+    /// because data planes are to be told the same of a model that sleeps.
+    fn decide(
+        &mut self,
+        models: &[LocalModel],
+        there: &Observed,
+        asked: &BTreeMap<ObjectRef, Demand>,
+        now: Duration,
+    ) -> (Vec<Wanted>, Option<Duration>) {
+        let Self(scalers) = self;
+        scalers.retain(|object, _| models.iter().any(|model| model.object() == object));
+        let mut again: Option<Duration> = None;
+        let mut one = |model: &LocalModel| {
+            let object = model.object();
+            let state = there.models.get(object);
+            let begin = || Scaler::new(model.sizing, state.and_then(|state| state.sized), now);
+            if there.follows {
+                scalers.insert(object.clone(), begin());
+            }
+            let scaler = scalers.entry(object.clone()).or_insert_with(begin);
+            let ready = state.and_then(|state| state.ready.first());
+            let slots = ready
+                .map(|worker| worker.slots)
+                .or(model.worker.engine.parallel_slots);
+            let demand = asked.get(object).copied().unwrap_or_default();
+            let replicas = match there.follows {
+                true => scaler.replicas(),
+                false => {
+                    let decision = scaler.decide(model.sizing, slots, demand, now);
+                    again = [again, decision.again].into_iter().flatten().min();
+                    decision.replicas
+                }
+            };
+            Wanted {
+                object: object.clone(),
+                worker: model.worker.clone(),
+                replicas,
+                ceiling: model.sizing.ceiling(),
+                rollout: model.rollout,
+            }
+        };
+        (models.iter().map(&mut one).collect(), again)
     }
 }
 
@@ -228,7 +264,13 @@ mod tests {
     use bodhi_proto::chat::Failure;
     use bodhi_proto::names::ModelName;
     use bodhi_proto::provider::Family;
-    use bodhi_proto::snapshot::{Pattern, RouteModel, Visibility, WorkerAddress, WorkerId};
+    use bodhi_proto::snapshot::{
+        Balancing, LocalFeatures, Pattern, RouteModel, Visibility, WorkerAddress, WorkerId,
+    };
+
+    use crate::api::Engine;
+    use crate::compile::{Rollout, WorkerSpec};
+    use crate::scaling::Sizing;
 
     fn alias() -> ObjectRef {
         ObjectRef::alias("bodhi", "q")
@@ -258,6 +300,7 @@ mod tests {
             observed: Arc::new(Observed {
                 version: 1,
                 models: [(alias(), state)].into(),
+                ..Observed::default()
             }),
             wanted: [(alias(), wanted)].into(),
         }
@@ -326,5 +369,94 @@ mod tests {
         assert_eq!(offered(&name(&[gone]), &local, &starting), local.serving);
         assert_eq!(offered(&local, &local, &starting), local.serving);
         assert_eq!(offered(&local, &kept, &starting), kept.serving);
+    }
+
+    fn model() -> LocalModel {
+        LocalModel {
+            pool: Pool {
+                object: alias(),
+                features: LocalFeatures::default(),
+                balancing: Balancing::LeastLoad,
+                hold_timeout: Duration::from_secs(60),
+                max_held: 1,
+                system_prompt: None,
+                state: PoolState::Starting,
+            },
+            worker: WorkerSpec {
+                source: "https://a.example/m.gguf".into(),
+                revision: None,
+                sha256: None,
+                allow_floating: false,
+                token: None,
+                engine: Engine {
+                    parallel_slots: Some(1),
+                    ..Engine::default()
+                },
+                features: LocalFeatures::default(),
+            },
+            sizing: Sizing::Managed {
+                start: 1,
+                min: 0,
+                max: 8,
+                target_percent: 100,
+                idle_after: Some(Duration::from_secs(60)),
+            },
+            rollout: Rollout::Surge,
+        }
+    }
+
+    fn there(sized: Option<u32>, follows: bool) -> Observed {
+        let state = ModelState {
+            sized,
+            ..ModelState::default()
+        };
+        Observed {
+            version: 1,
+            follows,
+            models: [(alias(), state)].into(),
+        }
+    }
+
+    #[test]
+    fn f25_a_controller_that_takes_over_leaves_sizes_as_they_are() {
+        let now = Duration::from_secs;
+        let none = BTreeMap::new();
+        let busy = BTreeMap::from([(
+            alias(),
+            Demand {
+                in_flight: 6,
+                ..Demand::default()
+            },
+        )]);
+        let mut sizes = Sizes::default();
+        let mut size = |there: &Observed, asked, at| {
+            let (wanted, again) = sizes.decide(&[model()], there, asked, now(at));
+            (wanted[0].replicas, again.is_some())
+        };
+        // What this controller hears of demand is not what the one that sizes hears.
+        assert_eq!(size(&there(Some(5), true), &busy, 0), (5, false));
+        assert_eq!(size(&there(Some(0), true), &none, 900), (0, false));
+        assert_eq!(size(&there(Some(4), true), &none, 1000), (4, false));
+        // It takes over, and has all the time that a new need takes to be forgotten.
+        assert_eq!(size(&there(Some(4), false), &none, 1001), (4, true));
+        assert_eq!(size(&there(Some(4), false), &busy, 1002), (6, true));
+        assert_eq!(size(&there(Some(6), false), &none, 1100), (0, false));
+    }
+
+    #[test]
+    fn f25_a_first_controller_begins_as_the_alias_says() {
+        let mut sizes = Sizes::default();
+        let mut size = |sized| {
+            let (wanted, _) = sizes.decide(
+                &[model()],
+                &there(sized, false),
+                &BTreeMap::new(),
+                Duration::ZERO,
+            );
+            wanted[0].replicas
+        };
+        assert_eq!(size(None), 1);
+        // From then on it is the one who says so.
+        assert_eq!(size(Some(7)), 1);
     }
 }

@@ -89,7 +89,7 @@ pub struct Reconciler {
     /// How far the store is contained.
     store_seq: u64,
     /// To whoever sizes local models.
-    models: watch::Sender<Arc<Vec<LocalModel>>>,
+    models: watch::Sender<Option<Arc<Vec<LocalModel>>>>,
     /// Their workers.
     workers: watch::Receiver<Arc<Workers>>,
     /// The names that are offered now.
@@ -115,7 +115,7 @@ impl Reconciler {
     /// Loads tokens and keys; until the store answers nothing is offered.
     pub async fn start(parts: Parts) -> (Self, watch::Receiver<Arc<World>>) {
         let (world, reader) = watch::channel(Arc::new(World::default()));
-        let (models, wanted) = watch::channel(Arc::default());
+        let (models, wanted) = watch::channel(None);
         let observed = Arc::clone(&parts.runtime.observed().borrow());
         let (show, workers) = watch::channel(Arc::new(Workers {
             observed,
@@ -308,9 +308,9 @@ impl Reconciler {
         let index = Index::clone(index);
         let upstreams: Vec<_> = compiled.upstreams.iter().cloned().map(Arc::new).collect();
         self.models.send_if_modified(|models| {
-            let differs = **models != compiled.locals;
+            let differs = models.as_deref() != Some(&compiled.locals);
             if differs {
-                *models = Arc::new(compiled.locals.clone());
+                *models = Some(Arc::new(compiled.locals.clone()));
             }
             differs
         });

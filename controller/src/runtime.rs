@@ -55,8 +55,10 @@ pub struct Wanted {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Observed {
     /// Grows with each change, over restarts of the controller too: it begins with the time, in
-    /// Unix milliseconds.
+    /// Unix milliseconds. 0: what there is is not known yet.
     pub version: u64,
+    /// Another controller sizes models: what they were [sized](ModelState::sized) to rules.
+    pub follows: bool,
     /// Those of each model that has any or wants any.
     pub models: BTreeMap<ObjectRef, ModelState>,
 }
@@ -74,6 +76,10 @@ pub struct ModelState {
     pub failure: Option<Trouble>,
     /// The model file, once a worker has read it.
     pub model: Option<ModelInfo>,
+    /// How many it was last told to be, where workers outlive their controller.
+    pub sized: Option<u32>,
+    /// Selects its pods, where workers are pods.
+    pub selector: Option<Arc<str>>,
 }
 
 /// Workers that end by themselves.

@@ -85,17 +85,24 @@ pub struct Scaler {
 }
 
 impl Scaler {
-    /// A pool that begins now.
-    pub fn new(sizing: Sizing, now: Duration) -> Self {
+    /// A pool that begins now. `sized`: what it was told to be by whoever sized it before.
+    pub fn new(sizing: Sizing, sized: Option<u32>, now: Duration) -> Self {
         let replicas = match sizing {
             Sizing::Fixed(replicas) => replicas,
-            Sizing::Managed { start, .. } => start,
+            Sizing::Managed {
+                start, min, max, ..
+            } => sized.map_or(start, |sized| sized.clamp(min, max)),
         };
         Self {
             replicas,
             busy: now,
             needs: VecDeque::from([(now, replicas)]),
         }
+    }
+
+    /// How many there were to be at last.
+    pub fn replicas(&self) -> u32 {
+        self.replicas
     }
 
     /// How many workers there should be. `slots`: of one worker, once it has said so.
@@ -207,7 +214,7 @@ mod tests {
 
     #[test]
     fn more_come_at_once_up_to_the_most() {
-        let mut scaler = Scaler::new(MANAGED, secs(0));
+        let mut scaler = Scaler::new(MANAGED, None, secs(0));
         // 75 % of 8 slots are 6 requests.
         for (requests, workers) in [(0, 1), (6, 1), (7, 2), (12, 2), (13, 3), (1000, 4)] {
             assert_eq!(
@@ -221,7 +228,7 @@ mod tests {
 
     #[test]
     fn fewer_come_when_the_window_needed_no_more() {
-        let mut scaler = Scaler::new(MANAGED, secs(0));
+        let mut scaler = Scaler::new(MANAGED, None, secs(0));
         assert_eq!(replicas(&mut scaler, MANAGED, 20, 10), 4);
         assert_eq!(replicas(&mut scaler, MANAGED, 10, 200), 4);
         let quiet = scaler.decide(MANAGED, Some(8), in_flight(0), secs(250));
@@ -234,7 +241,7 @@ mod tests {
 
     #[test]
     fn an_idle_pool_sleeps_in_time_and_a_held_request_wakes_it() {
-        let mut scaler = Scaler::new(SLEEPY, secs(0));
+        let mut scaler = Scaler::new(SLEEPY, None, secs(0));
         let idle = scaler.decide(SLEEPY, Some(8), in_flight(0), secs(5));
         assert_eq!((idle.replicas, idle.again), (1, Some(secs(60))));
         assert_eq!(replicas(&mut scaler, SLEEPY, 1, 59), 1);
@@ -254,7 +261,7 @@ mod tests {
 
     #[test]
     fn new_bounds_hold_at_once() {
-        let mut scaler = Scaler::new(MANAGED, secs(0));
+        let mut scaler = Scaler::new(MANAGED, None, secs(0));
         assert_eq!(replicas(&mut scaler, MANAGED, 100, 1), 4);
         let smaller = Sizing::Managed {
             start: 1,
@@ -297,5 +304,18 @@ mod tests {
             scaling(zero),
             Sizing::Managed { start: 0, max: 1, idle_after: Some(after), .. } if after == secs(90)
         ));
+    }
+
+    #[test]
+    fn f25_a_pool_goes_on_with_the_size_that_a_predecessor_gave_it() {
+        let first = |sizing, sized| {
+            let mut scaler = Scaler::new(sizing, sized, secs(0));
+            let decision = scaler.decide(sizing, None, Demand::default(), secs(1));
+            decision.replicas
+        };
+        assert_eq!(first(MANAGED, Some(3)), 3);
+        assert_eq!(first(MANAGED, Some(99)), MANAGED.ceiling());
+        assert_eq!(first(SLEEPY, Some(0)), 0, "nobody asked for it");
+        assert_eq!(first(Sizing::Fixed(2), Some(5)), 2, "somebody else decides");
     }
 }

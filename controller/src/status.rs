@@ -151,8 +151,10 @@ fn render(
             replicas: observation
                 .as_ref()
                 .and_then(|observation| i32::try_from(observation.replicas).ok()),
+            selector: observation
+                .as_ref()
+                .and_then(|observation| observation.selector.as_deref().map(str::to_owned)),
             artifact: observation.and_then(|observation| observation.artifact),
-            ..AliasStatus::default()
         }),
         ObjectKind::ApiModel => serde_json::to_value(ApiModelStatus {
             observed_generation,

@@ -127,7 +127,12 @@ struct NoWorkers {
 impl Default for NoWorkers {
     fn default() -> Self {
         Self {
-            show: watch::channel(Arc::default()).0,
+            show: watch::channel(Arc::new(Observed {
+                // It is known what there is: nothing.
+                version: 1,
+                ..Observed::default()
+            }))
+            .0,
         }
     }
 }
@@ -150,6 +155,7 @@ impl Runtime for NoWorkers {
         self.show.send_replace(Arc::new(Observed {
             version: u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0),
             models: models.collect(),
+            ..Observed::default()
         }));
     }
 

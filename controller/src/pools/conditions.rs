@@ -1,5 +1,7 @@
 //! What the owner of a local model is told of its workers. Pure.
 
+use std::sync::Arc;
+
 use bodhi_proto::chat::{ModelInfo, Phase, Progress};
 use bodhi_proto::names::ObjectRef;
 
@@ -18,6 +20,8 @@ pub struct Observation {
     pub conditions: Vec<CompiledCondition>,
     /// Workers that exist.
     pub replicas: u32,
+    /// What selects their pods, for the scale subresource.
+    pub selector: Option<Arc<str>>,
     /// The model file.
     pub artifact: Option<Artifact>,
 }
@@ -34,6 +38,7 @@ pub fn observe(workers: &Workers, object: &ObjectRef) -> Observation {
     Observation {
         conditions,
         replicas: model.replicas,
+        selector: model.selector.clone(),
         artifact: model.model.as_ref().map(artifact),
     }
 }
@@ -171,7 +176,6 @@ fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::sync::Arc;
 
     use bodhi_proto::chat::Failure;
 
@@ -187,6 +191,7 @@ mod tests {
             observed: Arc::new(Observed {
                 version: 1,
                 models: BTreeMap::from([(object.clone(), model)]),
+                ..Observed::default()
             }),
             wanted: BTreeMap::from([(object.clone(), wanted)]),
         };

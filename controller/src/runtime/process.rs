@@ -92,7 +92,7 @@ impl ProcessRuntime {
         let began = u64::try_from(Timestamp::now().as_millisecond()).unwrap_or_default();
         let observed = Observed {
             version: began,
-            models: Default::default(),
+            ..Observed::default()
         };
         Ok(Self {
             shared: Arc::new(Shared {

@@ -185,6 +185,7 @@ fn state(replicas: &BTreeMap<u64, Replica>, model: Option<&ModelInfo>) -> ModelS
         failure: troubles.max_by_key(|trouble| trouble.times),
         model: model.cloned(),
         ready,
+        ..ModelState::default()
     }
 }
 
