@@ -38,6 +38,10 @@ pub const CREDENTIAL_LABEL: &str = "bodhi.dev/credential";
 /// On a Secret: comma-separated origins (scheme, host, port; `*.` for one label or more)
 /// where its keys may go.
 pub const ALLOWED_ORIGINS_ANNOTATION: &str = "bodhi.dev/allowed-origins";
+/// On an Alias: asks for new workers, as `kubectl rollout restart` does of a Deployment. Its value is
+/// anything that it was not before. In a cluster they also take on what has changed in Bodhi itself
+/// since, such as their image.
+pub const RESTARTED_AT_ANNOTATION: &str = "bodhi.dev/restarted-at";
 
 /// Keys that `spec.extraBody` and an Alias's `spec.defaults` may not set: they belong to
 /// the request.

@@ -18,6 +18,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
+use std::path::Path;
 use std::sync::Arc;
 
 use bodhi_proto::names::ObjectRef;
@@ -31,7 +32,7 @@ use crate::api::{ConditionStatus, ConditionType, Reason};
 use crate::index::{Index, Synced};
 use crate::source::Malformed;
 
-pub use local::{LocalModel, Rollout, WorkerSpec};
+pub use local::{Credentials, LocalModel, Rollout, WorkerPod, WorkerSpec};
 pub use problem::{CompiledCondition, ObjectStatus};
 
 use self::conflicts::{Claim, Outcome};
@@ -50,6 +51,8 @@ pub struct Settings {
     /// `--egress-allow NS=CIDR`: where other namespaces' objects may lead besides public
     /// addresses.
     pub egress: Vec<EgressGrant>,
+    /// `--host-path NS=FOLDER`: folders of nodes that a namespace's caches may be in.
+    pub host_paths: Vec<HostPathGrant>,
     /// The namespaces that are served; `None`: all.
     pub namespaces: Option<BTreeSet<Arc<str>>>,
 }
@@ -62,6 +65,7 @@ impl Settings {
             deployment: Deployment::Standalone,
             names: Vec::new(),
             egress: Vec::new(),
+            host_paths: Vec::new(),
             namespaces: None,
         }
     }
@@ -116,6 +120,15 @@ pub struct EgressGrant {
     pub namespace: Arc<str>,
     /// Where to.
     pub range: IpNet,
+}
+
+/// A namespace's workers may keep downloads in a folder of their node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostPathGrant {
+    /// Whose.
+    pub namespace: Arc<str>,
+    /// The folder, or one above it.
+    pub folder: Arc<Path>,
 }
 
 /// Which objects have a stored key, and the origin it was entered for: by the object's uid.

@@ -235,7 +235,9 @@ impl Sizes {
             };
             Wanted {
                 object: object.clone(),
+                uid: Arc::clone(&model.uid),
                 worker: model.worker.clone(),
+                pod: model.pod.clone(),
                 replicas,
                 ceiling: model.sizing.ceiling(),
                 rollout: model.rollout,

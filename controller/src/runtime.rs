@@ -8,6 +8,7 @@
 pub mod process;
 
 mod backoff;
+mod flags;
 mod plan;
 
 use std::collections::BTreeMap;
@@ -19,7 +20,7 @@ use bodhi_proto::snapshot::WorkerEndpoint;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
-use crate::compile::{Rollout, WorkerSpec};
+use crate::compile::{Rollout, WorkerPod, WorkerSpec};
 
 /// Runs workers.
 pub trait Runtime: Send + Sync {
@@ -41,8 +42,12 @@ pub trait Runtime: Send + Sync {
 pub struct Wanted {
     /// The Alias.
     pub object: ObjectRef,
+    /// The Alias's identity.
+    pub uid: Arc<str>,
     /// What each worker is started with.
     pub worker: WorkerSpec,
+    /// What else its pods are, where workers are pods.
+    pub pod: WorkerPod,
     /// How many.
     pub replicas: u32,
     /// The most there will be while this spec holds: what one machine has is divided by it.

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bodhi_controller::api::Engine;
-use bodhi_controller::compile::{Rollout, WorkerSpec};
+use bodhi_controller::compile::{Rollout, WorkerPod, WorkerSpec};
 use bodhi_controller::runtime::process::{Config, ProcessRuntime};
 use bodhi_controller::runtime::{ModelState, Observed, Runtime, Wanted};
 use bodhi_proto::names::ObjectRef;
-use bodhi_proto::snapshot::{LocalFeatures, WorkerAddress, WorkerEndpoint};
+use bodhi_proto::snapshot::{EgressScope, LocalFeatures, WorkerAddress, WorkerEndpoint};
 use bodhi_proto::wire::inference as pb;
 use bodhi_proto::wire::inference::inference_client::InferenceClient;
 use hyper_util::rt::TokioIo;
@@ -54,12 +54,15 @@ fn object() -> ObjectRef {
 fn wanted(replicas: u32) -> Wanted {
     Wanted {
         object: object(),
+        uid: "u".into(),
+        pod: WorkerPod::default(),
         worker: WorkerSpec {
             source: "file:///m.gguf".into(),
             revision: None,
             sha256: None,
             allow_floating: false,
-            token: None,
+            credentials: None,
+            egress: EgressScope::Standalone,
             engine: Engine {
                 parallel_slots: Some(3),
                 ..Engine::default()

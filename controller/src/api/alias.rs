@@ -441,7 +441,7 @@ pub enum CacheType {
 }
 
 /// Resources of a container: Kubernetes' quantities by name.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Resources {
     /// At most.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

@@ -57,7 +57,7 @@ fn resolve(
     let target = match (spec.target.type_, &spec.target.api, &spec.target.local) {
         (TargetType::Api, Some(api), _) => Target::api(api, name, models),
         (TargetType::Local, _, Some(target)) => Target::local(
-            local::resolve(&reference, spec, target, &lookup, settings),
+            local::resolve(&reference, object, target, &lookup, settings),
             &reference,
         ),
         _ => Target::default(),

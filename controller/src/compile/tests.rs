@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::api::{Alias, ApiModel};
+use crate::api::{Alias, ApiModel, KeyRef};
 use crate::index::Resources;
 use crate::source::ResourceEvent;
 
@@ -448,15 +448,99 @@ fn a_model_that_asks_for_a_gpu_gives_it_back_before_it_asks_again() {
     let compiled = World::default()
         .with(local_alias("q", local, json!({})))
         .compile();
-    assert_eq!(compiled.locals[0].rollout, Rollout::Recreate);
+    assert_eq!(compiled.locals[0].rollout, Rollout::InPlace);
+}
+
+fn in_cluster() -> Settings {
+    Settings {
+        deployment: Deployment::Cluster,
+        ..Settings::standalone("bodhi")
+    }
+}
+
+#[test]
+fn a_pod_is_told_which_secret_to_take_its_token_from_and_never_the_token() {
+    let credentials = json!({ "name": "hub", "key": "token" });
+    let local = json!({
+        "source": "hf://o/r/m.gguf", "allowFloating": true, "credentialsRef": credentials,
+    });
+    let hub = json!({
+        "kind": "Secret", "apiVersion": "v1", "data": { "token": "YWJj" },
+        "metadata": {
+            "name": "hub", "namespace": "bodhi", "labels": { "bodhi.dev/credential": "true" },
+        },
+    });
+    let compiled = World::default()
+        .with(local_alias("q", local, json!({})))
+        .with(hub)
+        .compile_with(&StoredKeys::new(), &in_cluster());
+    let reference = KeyRef {
+        name: "hub".into(),
+        key: "token".into(),
+    };
+    let expected = Some(Credentials::Reference(reference));
+    assert_eq!(compiled.locals[0].worker.credentials, expected);
+}
+
+#[test]
+fn a_folder_of_a_node_is_a_cache_only_where_the_operator_says_so() {
+    let settings = Settings {
+        host_paths: vec![HostPathGrant {
+            namespace: "bodhi".into(),
+            folder: Path::new("/srv/models").into(),
+        }],
+        ..in_cluster()
+    };
+    let compiled = |settings: &Settings, path: &str| {
+        let cache = json!({ "type": "HostPath", "path": path });
+        let local = json!({ "source": "https://a.example/m.gguf", "cache": cache });
+        let world = World::default().with(local_alias("q", local, json!({})));
+        world.compile_with(&StoredKeys::new(), settings)
+    };
+    for path in ["/srv/models", "/srv/models/a"] {
+        assert_eq!(compiled(&settings, path).locals.len(), 1, "{path}");
+        assert!(compiled(&in_cluster(), path).locals.is_empty(), "{path}");
+    }
+    for path in [
+        "/",
+        "/srv",
+        "/srv/models-of-others",
+        "/srv/models/../../etc",
+    ] {
+        let compiled = compiled(&settings, path);
+        assert!(compiled.locals.is_empty(), "{path}");
+        let accepted = compiled.reason("Alias/bodhi/q", ACCEPTED);
+        assert_eq!(accepted.1, "InvalidSettings", "{path}");
+    }
+}
+
+#[test]
+fn a_model_is_downloaded_from_where_its_namespace_may_go() {
+    let granted: IpNet = "10.3.0.0/16".parse().unwrap();
+    let settings = Settings {
+        egress: vec![EgressGrant {
+            namespace: "team".into(),
+            range: granted,
+        }],
+        ..in_cluster()
+    };
+    let of = |namespace: &str| {
+        let local = json!({ "source": "https://a.example/m.gguf" });
+        let mut alias = local_alias("q", local, json!({}));
+        alias["metadata"]["namespace"] = namespace.into();
+        let compiled = World::default()
+            .with(alias)
+            .compile_with(&StoredKeys::new(), &settings);
+        compiled.locals[0].worker.egress.clone()
+    };
+    assert_eq!(of("bodhi"), EgressScope::Release);
+    assert_eq!(of("team"), EgressScope::Tenant([granted].into()));
+    assert_eq!(of("other"), EgressScope::Tenant([].into()));
 }
 
 #[test]
 fn sources_of_another_deployment_are_refused_with_what_to_write() {
-    let cluster = Settings {
-        deployment: Deployment::Cluster,
-        ..Settings::standalone("bodhi")
-    };
+    let cluster = in_cluster();
     let digest = "0".repeat(64);
     let oci = format!("oci://registry.example/m@sha256:{digest}");
     for (source, standalone, hint) in [
@@ -502,7 +586,9 @@ fn a_download_takes_its_token_from_a_labelled_secret_that_may_go_there() {
             .compile()
     };
     let compiled = with(hub, "https://huggingface.co");
-    let token = compiled.locals[0].worker.token.as_ref().unwrap();
+    let Some(Credentials::Token(token)) = &compiled.locals[0].worker.credentials else {
+        panic!("a process is given the token");
+    };
     assert_eq!(token.expose(), "abc");
     for (compiled, reason) in [
         (

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use bodhi_proto::snapshot::{Policy, Token};
 use clap::Args;
 use ipnet::IpNet;
 
-use crate::compile::{Deployment, EgressGrant, NameGrant, Settings};
+use crate::compile::{Deployment, EgressGrant, HostPathGrant, NameGrant, Settings};
 use crate::leader;
 
 /// Flags of the cluster mode. Lists may be given with commas or several times.
@@ -48,6 +48,15 @@ pub struct ClusterFlags {
     )]
     pub egress_allow: Vec<String>,
 
+    /// Folders of nodes that caches of a namespace's local models may be in
+    #[arg(
+        long,
+        env = "BODHI_HOST_PATH",
+        value_name = "NAMESPACE=FOLDER,…",
+        value_delimiter = ','
+    )]
+    pub host_path: Vec<String>,
+
     /// The name of this controller, which no other one has [default: the host name]
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     pub pod_name: Option<String>,
@@ -75,6 +84,9 @@ pub enum ClusterError {
     /// Not `NAMESPACE=CIDR`.
     #[error("--egress-allow must read NAMESPACE=CIDR, such as team-a=10.0.0.0/8; it reads '{0}'")]
     Egress(String),
+    /// Not `NAMESPACE=FOLDER`.
+    #[error("--host-path must read NAMESPACE=FOLDER, such as team-a=/srv/models; it reads '{0}'")]
+    HostPath(String),
     /// Not the name of a namespace.
     #[error("--{flag} must be the name of a namespace; it reads '{value}'")]
     Namespace {
@@ -170,6 +182,20 @@ impl ClusterFlags {
                 range: range.parse::<IpNet>().map_err(|_| fault())?,
             })
         });
+        let host_paths = self.host_path.iter().map(|text| {
+            let fault = || ClusterError::HostPath(text.clone());
+            let (of, folder) = text.split_once('=').ok_or_else(fault)?;
+            let folder = Path::new(folder);
+            // What could lead out of itself grants nothing.
+            let is_plain = |part| matches!(part, Component::RootDir | Component::Normal(_));
+            if !folder.is_absolute() || !folder.components().all(is_plain) {
+                return Err(fault());
+            }
+            Ok(HostPathGrant {
+                namespace: namespace("host-path", of)?,
+                folder: folder.into(),
+            })
+        });
         let watched = self.watch_namespaces.iter();
         let watched = watched.map(|of| namespace("watch-namespaces", of));
         let watched = watched.collect::<Result<BTreeSet<_>, _>>()?;
@@ -178,6 +204,7 @@ impl ClusterFlags {
             deployment: Deployment::Cluster,
             names: names.collect::<Result<_, _>>()?,
             egress: egress.collect::<Result<_, _>>()?,
+            host_paths: host_paths.collect::<Result<_, _>>()?,
             namespaces: (!watched.is_empty()).then_some(watched),
         })
     }
@@ -227,12 +254,14 @@ mod tests {
 
     #[test]
     fn the_operators_word_is_read() {
-        let flags = flags(
+        let mut flags = flags(
             &["a=gpt-*", "b=x=y"],
             &["a=10.0.0.0/8", "a=fd00::/8"],
             &["a", "b"],
         );
+        flags.host_path = vec!["a=/srv/models".into()];
         let settings = flags.settings("bodhi").unwrap();
+        assert_eq!(*settings.host_paths[0].folder, *Path::new("/srv/models"));
         assert_eq!(settings.deployment, Deployment::Cluster);
         assert_eq!(&*settings.names[1].glob, "x=y");
         assert_eq!(settings.egress.len(), 2);
@@ -267,6 +296,11 @@ mod tests {
         assert!(fault(flags(&["A=x"], &[], &[])).starts_with("--names must be the name"));
         assert!(fault(flags(&[], &["a=10.0.0.0/33"], &[])).starts_with("--egress-allow must read"));
         assert!(fault(flags(&[], &[], &["a b"])).starts_with("--watch-namespaces must be"));
+        for wrong in ["a=srv", "a=", "/srv", "a=/srv/../etc"] {
+            let mut flags = flags(&[], &[], &[]);
+            flags.host_path = vec![wrong.into()];
+            assert!(fault(flags).starts_with("--host-path must read"), "{wrong}");
+        }
         let release = ClusterFlags::default().settings("").unwrap_err();
         assert!(release.to_string().starts_with("--namespace must be"));
     }

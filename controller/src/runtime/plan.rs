@@ -24,7 +24,8 @@ pub(super) struct Plan {
 ///
 /// With [`Rollout::Surge`] an old worker that takes requests goes when a new one does, and there
 /// is one more worker than wanted at most: a machine that holds a model three times need not
-/// hold it six times.
+/// hold it six times. Who has no room for one more has none for one that is on its way out, so
+/// [`Rollout::InPlace`] is like [`Rollout::Recreate`] here.
 pub(super) fn plan(slots: &[Slot], leaving: usize, wanted: usize, rollout: Rollout) -> Plan {
     let places = |which: fn(&Slot) -> bool| {
         let all = slots.iter().enumerate();
@@ -40,7 +41,7 @@ pub(super) fn plan(slots: &[Slot], leaving: usize, wanted: usize, rollout: Rollo
     let kept = keep_first.len().min(wanted);
     let keep_old = match rollout {
         Rollout::Surge => wanted.saturating_sub(current_ready),
-        Rollout::Recreate => 0,
+        Rollout::InPlace | Rollout::Recreate => 0,
     };
     let old_ready: Vec<usize> = places(|s| !s.current && s.ready).collect();
     retire.extend(places(|s| !s.current && !s.ready));
@@ -49,8 +50,12 @@ pub(super) fn plan(slots: &[Slot], leaving: usize, wanted: usize, rollout: Rollo
     retire.sort_unstable();
     let room = match rollout {
         Rollout::Surge if old_kept > 0 => (wanted + 1).saturating_sub(kept + old_kept),
-        Rollout::Recreate if leaving > 0 || retire.iter().any(|p| !slots[*p].current) => 0,
-        Rollout::Surge | Rollout::Recreate => usize::MAX,
+        Rollout::InPlace | Rollout::Recreate
+            if leaving > 0 || retire.iter().any(|p| !slots[*p].current) =>
+        {
+            0
+        }
+        Rollout::Surge | Rollout::InPlace | Rollout::Recreate => usize::MAX,
     };
     Plan {
         start: (wanted - kept).min(room),
