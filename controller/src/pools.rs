@@ -82,12 +82,14 @@ impl Workers {
     }
 }
 
-/// A worker that says why it ends will say so again; one that only ends may have been unlucky.
+/// A worker that says why it ends will say so again; one that only ends may have been unlucky, and
+/// one that no node takes waits for the node that an autoscaler adds.
 fn is_lasting(trouble: &Trouble) -> bool {
     let silent = [
         Reason::WorkerCrashed,
         Reason::WorkerHung,
         Reason::OutOfMemoryKilled,
+        Reason::Unschedulable,
     ];
     let is_silent = silent
         .iter()

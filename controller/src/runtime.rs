@@ -5,6 +5,7 @@
 //! has changed, restarts those that end by themselves, and never ends one that data planes may
 //! still choose: what it no longer shows must be acknowledged first.
 
+pub mod kube;
 pub mod process;
 
 mod backoff;
@@ -33,7 +34,8 @@ pub trait Runtime: Send + Sync {
     /// No data plane chooses a worker any more that [`Observed`] did not show at `version`.
     fn acknowledge(&self, version: u64);
 
-    /// Ends every worker in good order. Nothing may be wanted afterwards.
+    /// Ends with the controller: processes in good order, while pods run on for the next one.
+    /// Nothing may be wanted afterwards.
     fn stop(&self) -> BoxFuture<'_, ()>;
 }
 
@@ -59,8 +61,9 @@ pub struct Wanted {
 /// All workers as they are.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Observed {
-    /// Grows with each change, over restarts of the controller too: it begins with the time, in
-    /// Unix milliseconds. 0: what there is is not known yet.
+    /// Grows with each change, over restarts of the controller too. Of processes it begins with the
+    /// time, in Unix milliseconds; of pods it is the resourceVersion up to which they are known, the
+    /// same in every controller, and 0 until they have been listed.
     pub version: u64,
     /// Another controller sizes models: what they were [sized](ModelState::sized) to rules.
     pub follows: bool,

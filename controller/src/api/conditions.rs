@@ -211,6 +211,14 @@ reasons! {
     WorkerCrashed,
     /// There is no program to run workers with.
     WorkerNotInstalled,
+    /// No node takes a worker's pod.
+    Unschedulable,
+    /// A node cannot get the worker's image.
+    ImageUnavailable,
+    /// A node cannot start a worker's container.
+    PodNotStarted,
+    /// The API server refuses a worker's Deployment or its pods.
+    PodRefused,
 }
 
 impl Reason {
