@@ -269,11 +269,12 @@ mod tests {
     use bodhi_proto::names::ModelName;
     use bodhi_proto::provider::Family;
     use bodhi_proto::snapshot::{
-        Balancing, LocalFeatures, Pattern, RouteModel, Visibility, WorkerAddress, WorkerId,
+        Balancing, EgressScope, LocalFeatures, Pattern, RouteModel, Visibility, WorkerAddress,
+        WorkerId,
     };
 
     use crate::api::Engine;
-    use crate::compile::{Rollout, WorkerSpec};
+    use crate::compile::{Rollout, WorkerPod, WorkerSpec};
     use crate::scaling::Sizing;
 
     fn alias() -> ObjectRef {
@@ -377,6 +378,8 @@ mod tests {
 
     fn model() -> LocalModel {
         LocalModel {
+            uid: "u".into(),
+            pod: WorkerPod::default(),
             pool: Pool {
                 object: alias(),
                 features: LocalFeatures::default(),
@@ -391,7 +394,8 @@ mod tests {
                 revision: None,
                 sha256: None,
                 allow_floating: false,
-                token: None,
+                credentials: None,
+                egress: EgressScope::Standalone,
                 engine: Engine {
                     parallel_slots: Some(1),
                     ..Engine::default()

@@ -22,6 +22,7 @@ mod world;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bodhi_proto::names::ObjectRef;
 use futures_util::future::BoxFuture;
@@ -30,6 +31,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client};
 use tokio::sync::{mpsc, watch as channel};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 pub use names::{ALIAS_ANNOTATION, MANAGER, RELEASE_LABEL};
 
@@ -103,8 +105,9 @@ impl KubeRuntime {
             tasks.extend([tokio::spawn(deployments), tokio::spawn(pods)]);
             watches += 2;
         }
-        let shared = Arc::new(Shared::new(watches));
-        tasks.push(tokio::spawn(take_in(Arc::clone(&shared), reports)));
+        let shared = Arc::new(Shared::new(watches, Arc::clone(&may_write)));
+        let taking = take_in(Arc::clone(&shared), Arc::clone(&may_write), reports);
+        tasks.push(tokio::spawn(taking));
         let keeper = Keeper::new(
             client,
             config.settings,
@@ -166,10 +169,23 @@ where
     }
 }
 
+/// How soon it is seen that this controller leads, or does not any more.
+const LEADERSHIP: Duration = Duration::from_secs(1);
+
 /// Takes in what watches tell, and shows what follows from all that has come by then.
-async fn take_in(shared: Arc<Shared>, mut reports: mpsc::Receiver<watch::Report>) {
-    let mut some = Vec::new();
-    while reports.recv_many(&mut some, 256).await > 0 {
-        shared.take_in(some.drain(..));
+async fn take_in(
+    shared: Arc<Shared>,
+    may_write: MayWrite,
+    mut reports: mpsc::Receiver<watch::Report>,
+) {
+    let (mut some, mut leads) = (Vec::new(), may_write());
+    loop {
+        match timeout(LEADERSHIP, reports.recv_many(&mut some, 256)).await {
+            Ok(0) => return,
+            Ok(_) => shared.take_in(some.drain(..)),
+            Err(_) if may_write() != leads => shared.refresh(),
+            Err(_) => continue,
+        }
+        leads = may_write();
     }
 }

@@ -19,7 +19,11 @@ pub(super) fn observe<'p>(
     pods: impl IntoIterator<Item = &'p Pod>,
     deployment: Option<&Deployment>,
 ) -> ModelState {
-    let mut state = ModelState::default();
+    let replicas = deployment.and_then(|it| it.spec.replicas);
+    let mut state = ModelState {
+        sized: replicas.and_then(|replicas| u32::try_from(replicas).ok()),
+        ..ModelState::default()
+    };
     let mut troubles: Vec<Trouble> = Vec::new();
     let mut evictions: Vec<Trouble> = Vec::new();
     for pod in pods {

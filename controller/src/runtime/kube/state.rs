@@ -7,6 +7,7 @@ use bodhi_proto::chat::Failure;
 use bodhi_proto::names::ObjectRef;
 use tokio::sync::watch;
 
+use super::MayWrite;
 use super::watch::Report;
 use super::world::World;
 use crate::runtime::{Observed, Trouble, Wanted};
@@ -17,6 +18,7 @@ pub(super) struct Shared {
     board: watch::Sender<Arc<Observed>>,
     /// Rises when the keeper should look again.
     changed: watch::Sender<u64>,
+    may_write: MayWrite,
 }
 
 /// All that is known.
@@ -33,7 +35,7 @@ pub(super) struct State {
 }
 
 impl Shared {
-    pub(super) fn new(watches: usize) -> Self {
+    pub(super) fn new(watches: usize, may_write: MayWrite) -> Self {
         Self {
             state: Mutex::new(State {
                 world: World::new(watches),
@@ -44,6 +46,7 @@ impl Shared {
             }),
             board: watch::channel(Arc::default()).0,
             changed: watch::channel(0).0,
+            may_write,
         }
     }
 
@@ -104,8 +107,16 @@ impl Shared {
         self.changed.send_modify(|n| *n += 1);
     }
 
+    /// Who may write has changed: what is shown says so, and the keeper looks again.
+    pub(super) fn refresh(&self) {
+        self.update(|_| ());
+    }
+
     fn show(&self, state: &State) {
-        let observed = state.observed();
+        let observed = Observed {
+            follows: !(self.may_write)(),
+            ..state.observed()
+        };
         self.board.send_if_modified(|shown| {
             let differs = **shown != observed;
             if differs {

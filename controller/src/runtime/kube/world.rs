@@ -102,6 +102,7 @@ impl World {
         Observed {
             version: self.version,
             models,
+            ..Observed::default()
         }
     }
 
