@@ -3,7 +3,8 @@
 #   build   a C compiler (SQLite and AWS-LC are compiled from source) and Rust
 #   worker  what llama.cpp is built with
 #   check   Python, which the check of the dependencies is written in
-#   test    curl, which the README's examples are run with
+#   test    curl, which the README's examples are run with, and PostgreSQL with
+#           pgbouncer, the store of clusters
 #   sdk     Python with venv, Node and npm, for the official client libraries
 #   cluster Go 1.26, which Kubernetes is built with
 #   bench   nginx, the yardstick of the benchmarks
@@ -28,7 +29,12 @@ for group in "$@"; do
                 missing+=(libclang-dev)
             ;;
         check) need python3 python3 ;;
-        test) need curl curl ;;
+        test)
+            need curl curl
+            command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 ||
+                missing+=(postgresql)
+            [ -x /usr/sbin/pgbouncer ] || need pgbouncer pgbouncer
+            ;;
         sdk)
             need python3 python3
             python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)

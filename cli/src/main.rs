@@ -61,6 +61,15 @@ enum Command {
     /// Store or erase the provider key of an ApiModel
     #[command(subcommand)]
     Key(commands::key::Command),
+    /// List, rotate and retire the master keys that seal stored provider keys
+    #[command(subcommand)]
+    MasterKey(commands::master_key::Command),
+    /// Verify the trail of who changed what
+    #[command(subcommand)]
+    Audit(commands::audit::Command),
+    /// Repair what a restored database means to data planes
+    #[command(subcommand)]
+    Store(commands::store::Command),
     /// Judge manifests as the gateway would, without one
     Validate(commands::validate::Args),
     /// Print the CustomResourceDefinitions
@@ -86,6 +95,9 @@ fn run(command: Command, connection: &Connection, output: Output) -> anyhow::Res
         Command::Models(command) => commands::models::run(&command, connection),
         Command::Token(command) => commands::token::run(&command, connection),
         Command::Key(command) => commands::key::run(&command, connection),
+        Command::MasterKey(command) => commands::master_key::run(&command, connection),
+        Command::Audit(command) => commands::audit::run(&command, connection),
+        Command::Store(command) => commands::store::run(&command, connection),
         Command::Validate(args) => commands::validate::run(&args),
         Command::Crds(args) => commands::crds::run(&args),
     }

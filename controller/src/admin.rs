@@ -16,6 +16,7 @@ mod explain;
 mod extract;
 mod keys;
 mod manifests;
+mod master_keys;
 mod models;
 mod openapi;
 mod status;
@@ -36,7 +37,7 @@ use bodhi_proto::snapshot::{EgressScope, Snapshot};
 use futures_util::future::BoxFuture;
 use serde_json::Value;
 
-use crate::store::{ObjectUid, Store};
+use crate::store::{ObjectUid, Rotation, Store};
 
 /// Largest body of an admin call; an object of the API server is smaller.
 const BODY_MAX: usize = 1024 * 1024;
@@ -83,6 +84,8 @@ pub trait Health: Send + Sync + 'static {
 pub struct AdminState {
     /// Tokens, keys, audit, statuses.
     pub store: Arc<dyn Store>,
+    /// Rotation of the master keys that the store uses.
+    pub rotation: Arc<Rotation>,
     /// Resources, to read.
     pub resources: Arc<dyn Resources>,
     /// Resources, to write.

@@ -29,12 +29,13 @@ use crate::health::{self, Health};
 use crate::reconcile::World;
 use crate::runtime::Runtime;
 use crate::source::ObjectSource;
-use crate::store::seal::KeyRing;
-use crate::store::{Actor, SqliteStore, Store};
+use crate::store::{Actor, Store};
 use crate::sync::Server;
 
 /// Responses are forgotten after this long; providers keep them for 30 days.
 const RESPONSES_KEPT: Duration = Duration::from_secs(32 * 24 * 3600);
+/// How soon the admin token is asked for again.
+const ADMIN_TOKEN_RETRY: Duration = Duration::from_secs(2);
 /// How often old records are dropped.
 const PRUNE: Duration = Duration::from_secs(6 * 3600);
 
@@ -84,8 +85,7 @@ impl Controller {
         let first = self.store.changes_since(0).await?.tokens.is_empty();
         self.keep_admin_token().await?;
         match first {
-            true => self
-                .mint("first token", "admin", Scope::User)
+            true => mint(&*self.store, "first token", "admin", Scope::User)
                 .await
                 .map(FirstStart::Token),
             false => Ok(FirstStart::NotFirst),
@@ -98,16 +98,18 @@ impl Controller {
     /// # Errors
     /// The store does not answer, or the file cannot be written.
     pub async fn keep_admin_token(&self) -> anyhow::Result<()> {
-        let kept = std::fs::read_to_string(&self.admin_token_file).map(Zeroizing::new);
-        if let Ok(text) = &kept
-            && let Ok(hash) = bodhi_proto::token::parse(text.trim().as_bytes())
-            && let Some(record) = self.store.find_token(hash).await?
-            && record.revoked.is_none()
-        {
-            return Ok(());
-        }
-        let admin = self.mint("bodhi up", "admin", Scope::Admin).await?;
-        write_private(&self.admin_token_file, &admin)
+        keep_admin_token(&*self.store, &self.admin_token_file).await
+    }
+
+    /// Likewise, in the background and until it works.
+    pub fn keep_admin_token_soon(&self) {
+        let (store, file) = (Arc::clone(&self.store), self.admin_token_file.clone());
+        tokio::spawn(async move {
+            while let Err(error) = keep_admin_token(&*store, &file).await {
+                tracing::debug!(%error, "the admin token has to wait");
+                tokio::time::sleep(ADMIN_TOKEN_RETRY).await;
+            }
+        });
     }
 
     /// Waits until every connected data plane holds what the store has now, at most `most`: a
@@ -123,13 +125,6 @@ impl Controller {
         // Late or not, the caller goes on.
         self.sync.wait_applied(revision, most).await;
         Ok(())
-    }
-
-    async fn mint(&self, name: &str, owner: &str, scope: Scope) -> anyhow::Result<Secret> {
-        let (text, token) = admin::mint(&random()?, name, owner, scope);
-        let (by, now) = (Actor::program("bodhi"), Timestamp::now().as_second());
-        self.store.create_token(token, by, now).await?;
-        Ok(text)
     }
 
     /// `/livez`, `/readyz` and `/metrics`.
@@ -150,13 +145,24 @@ impl Controller {
     }
 }
 
-/// Tokens, keys and audit in the data folder.
-async fn open_store(data: &Path) -> anyhow::Result<Arc<dyn Store>> {
-    make_private(data)?;
-    let ring = KeyRing::read_or_create(&data.join("master.key"), &random()?)?;
-    let path = data.join("bodhi.db");
-    let opened = tokio::task::spawn_blocking(move || SqliteStore::open(&path, Arc::new(ring)));
-    Ok(Arc::new(opened.await??))
+async fn keep_admin_token(store: &dyn Store, file: &Path) -> anyhow::Result<()> {
+    let kept = std::fs::read_to_string(file).map(Zeroizing::new);
+    if let Ok(text) = &kept
+        && let Ok(hash) = bodhi_proto::token::parse(text.trim().as_bytes())
+        && let Some(record) = store.find_token(hash).await?
+        && record.revoked.is_none()
+    {
+        return Ok(());
+    }
+    let admin = mint(store, "bodhi up", "admin", Scope::Admin).await?;
+    write_private(file, &admin)
+}
+
+async fn mint(store: &dyn Store, name: &str, owner: &str, scope: Scope) -> anyhow::Result<Secret> {
+    let (text, token) = admin::mint(&random()?, name, owner, scope);
+    let (by, now) = (Actor::program("bodhi"), Timestamp::now().as_second());
+    store.create_token(token, by, now).await?;
+    Ok(text)
 }
 
 async fn prune(store: Arc<dyn Store>) {

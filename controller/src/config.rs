@@ -2,6 +2,7 @@
 
 mod accounts;
 mod cluster;
+mod store;
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -17,8 +18,11 @@ use bodhi_proto::snapshot::{
 };
 use clap::Args;
 
+use crate::store::StoreConfig;
+
 pub use accounts::{AccountError, AccountFlags};
 pub use cluster::{ClusterConfig, ClusterError, ClusterFlags};
+pub use store::{StoreFlagError, StoreFlags};
 
 /// Flags of policy, shared by `bodhi-controller` and `bodhi up`.
 #[derive(Debug, Clone, Default, Args)]
@@ -242,8 +246,11 @@ fn static_token(number: usize, key: &Secret) -> Result<Arc<Token>, ConfigError> 
 
 /// What a controller on one machine is told, judged.
 pub struct Config {
-    /// Folder of the store, the master key and the admin token; made if missing (mode 0700).
+    /// Folder of the admin token and, unless they are elsewhere, store and master key; made if
+    /// missing (mode 0700).
     pub data: PathBuf,
+    /// What is remembered, and where.
+    pub store: StoreConfig,
     /// Folder of manifests; made if missing.
     pub manifests: PathBuf,
     /// Documents that the program brings itself.

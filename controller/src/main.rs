@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bodhi_controller::app::{Controller, FirstStart};
 use bodhi_controller::config::{
-    ClusterConfig, ClusterFlags, Config, ListenSync, PolicyFlags, SyncFlags, WorkerFlags,
+    ClusterConfig, ClusterFlags, Config, ListenSync, PolicyFlags, StoreFlags, SyncFlags,
+    WorkerFlags,
 };
 use bodhi_net::identity::Server;
 use bodhi_net::{drain, logging};
@@ -32,6 +33,9 @@ struct Cli {
     /// Folder of the database, the master key and the admin token
     #[arg(long, env = "BODHI_DATA", value_name = "DIR")]
     data: PathBuf,
+
+    #[command(flatten)]
+    store: StoreFlags,
 
     #[command(flatten)]
     sync: SyncFlags,
@@ -111,6 +115,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
 async fn start(cli: Cli) -> anyhow::Result<Controller> {
     let controller = Controller::start(Config {
         manifests: cli.manifests.unwrap_or_else(|| cli.data.join("manifests")),
+        store: cli.store.judge(&cli.data)?,
         data: cli.data,
         built_in: Vec::new(),
         namespace: cli.namespace,
@@ -129,6 +134,7 @@ async fn start(cli: Cli) -> anyhow::Result<Controller> {
 /// A pod's output is kept and read by others: no token is printed there.
 async fn start_in_cluster(cli: Cli, sync: Option<SocketAddr>) -> anyhow::Result<Controller> {
     let controller = Controller::start_in_cluster(ClusterConfig {
+        store: cli.store.judge(&cli.data)?,
         data: cli.data,
         settings: cli.cluster.settings(&cli.namespace)?,
         lease: cli.cluster.lease(&cli.namespace, sync)?,
@@ -136,7 +142,11 @@ async fn start_in_cluster(cli: Cli, sync: Option<SocketAddr>) -> anyhow::Result<
         static_tokens: cli.policy.static_tokens()?,
     })
     .await?;
-    controller.keep_admin_token().await?;
+    if let Err(error) = controller.keep_admin_token().await {
+        // A database that is away holds up nothing else.
+        tracing::warn!(%error, "there is no admin token for 'bodhi' in this pod yet");
+        controller.keep_admin_token_soon();
+    }
     Ok(controller)
 }
 

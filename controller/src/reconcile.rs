@@ -4,6 +4,7 @@
 //! worker; what those say comes back and becomes conditions, and workers become endpoints.
 
 mod orphans;
+mod stored;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,13 +28,12 @@ use crate::pools::{self, Workers};
 use crate::runtime::Runtime;
 use crate::source::{ObjectSource, ResourceEvent};
 use crate::status::{self, StatusWriter, Statuses};
-use crate::store::{Actor, Changes, ObjectUid, Store, StoreError, StoredKey};
+use crate::store::{Actor, Changes, KeyChange, KeyState, ObjectUid, Store, StoredKey};
 use crate::sync::{Publication, Server, Tokens};
 
 use self::orphans::Orphans;
+use self::stored::Stored;
 
-/// How soon the store is asked again when it does not answer.
-const STORE_RETRY: Duration = Duration::from_secs(2);
 /// How soon a list that shrank too much is read a second time.
 const DOUBT: Duration = Duration::from_secs(1);
 /// How soon it is asked for once more, where nobody answers.
@@ -84,7 +84,10 @@ pub struct Reconciler {
     parts: Parts,
     world: watch::Sender<Arc<World>>,
     resources: Resources,
-    incarnation: u64,
+    /// Of the store; `None` until it was read.
+    incarnation: Option<u64>,
+    /// What it holds.
+    stored: mpsc::Receiver<Stored>,
     keys: BTreeMap<Arc<str>, StoredKey>,
     /// How far the store is contained.
     store_seq: u64,
@@ -112,8 +115,9 @@ struct Local {
 }
 
 impl Reconciler {
-    /// Loads tokens and keys; until the store answers nothing is offered.
-    pub async fn start(parts: Parts) -> (Self, watch::Receiver<Arc<World>>) {
+    /// Begins to follow the store, and does not wait for it: until it answers, tokens and keys are
+    /// held back, and statuses, which would speak of keys.
+    pub fn start(parts: Parts) -> (Self, watch::Receiver<Arc<World>>) {
         let (world, reader) = watch::channel(Arc::new(World::default()));
         let (models, wanted) = watch::channel(None);
         let observed = Arc::clone(&parts.runtime.observed().borrow());
@@ -123,8 +127,13 @@ impl Reconciler {
         }));
         let (runtime, sync) = (Arc::clone(&parts.runtime), parts.sync.clone());
         tokio::spawn(pools::run(runtime, sync, wanted, show));
-        let mut reconciler = Self {
-            incarnation: persist(|| parts.store.incarnation()).await,
+        parts.sync.publish(Publication {
+            policy: Some(Arc::new(parts.policy.clone())),
+            ..Publication::default()
+        });
+        let reconciler = Self {
+            incarnation: None,
+            stored: stored::follow(Arc::clone(&parts.store)),
             parts,
             world,
             resources: Resources::default(),
@@ -138,16 +147,11 @@ impl Reconciler {
             doubt: None,
             orphans: Orphans::default(),
         };
-        let changes = persist(|| reconciler.parts.store.changes_since(0)).await;
-        reconciler.publish_first_tokens(changes);
         (reconciler, reader)
     }
 
     /// Runs until the source ends.
     pub async fn run(mut self, mut events: mpsc::Receiver<ResourceEvent>) {
-        let mut store_changed = self.parts.store.watch();
-        // What changed between the first reading and now has no other herald.
-        store_changed.mark_changed();
         let mut acks_changed = self.parts.sync.acks_changed();
         let mut status_due: Option<Instant> = None;
         let mut sweep = tokio::time::interval(SWEEP);
@@ -166,10 +170,15 @@ impl Reconciler {
                         false => self.publish_mark(),
                     }
                 }
-                Ok(()) = store_changed.changed() => {
-                    let since = self.store_seq;
-                    let changes = persist(|| self.parts.store.changes_since(since)).await;
-                    match self.take_changes(changes) {
+                Some(stored) = self.stored.recv() => {
+                    let keys_changed = match stored {
+                        Stored::All(changes) => {
+                            self.take_all(changes);
+                            true
+                        }
+                        Stored::Changed(changes) => self.take_changes(changes),
+                    };
+                    match keys_changed {
                         true => self.publish_resources(false),
                         false => continue,
                     }
@@ -186,7 +195,7 @@ impl Reconciler {
                     self.parts.source.reread();
                     continue;
                 }
-                () = sleep_until(status_due.unwrap_or_else(Instant::now)), if status_due.is_some() => {
+                () = sleep_until(status_due.unwrap_or_else(Instant::now)), if status_due.is_some() && self.incarnation.is_some() => {
                     status_due = None;
                     self.write_statuses().await;
                     continue;
@@ -198,12 +207,16 @@ impl Reconciler {
 
     fn revision(&self, number: u64) -> Revision {
         Revision {
-            incarnation: self.incarnation,
+            // Below every store's: a data plane that has met one waits for it to be read.
+            incarnation: self.incarnation.unwrap_or(0),
             number,
         }
     }
 
-    fn publish_first_tokens(&mut self, changes: Changes) {
+    /// Takes in all that the store holds, in place of what was known, and offers the tokens.
+    fn take_all(&mut self, changes: Changes) {
+        self.incarnation = Some(changes.incarnation);
+        self.keys.clear();
         let now = Timestamp::now().as_second();
         let live = |token: &Arc<Token>| token.expires.is_none_or(|at| at > now);
         let tokens = changes
@@ -215,11 +228,10 @@ impl Reconciler {
             .chain(self.parts.static_tokens.iter().cloned())
             .collect();
         for change in changes.keys {
-            self.take_key(change.uid.as_str().into(), change.key);
+            self.take_key(change);
         }
         self.store_seq = changes.seq;
         self.parts.sync.publish(Publication {
-            policy: Some(Arc::new(self.parts.policy.clone())),
             tokens: Tokens::All(tokens),
             marks: vec![(Source::Store, self.revision(changes.seq))],
             ..Publication::default()
@@ -241,7 +253,7 @@ impl Reconciler {
             }
         }
         for change in changes.keys {
-            self.take_key(change.uid.as_str().into(), change.key);
+            self.take_key(change);
         }
         self.store_seq = self.store_seq.max(changes.seq);
         // With changed keys the mark waits for the credentials that go with it.
@@ -257,10 +269,16 @@ impl Reconciler {
         keys_changed
     }
 
-    fn take_key(&mut self, uid: Arc<str>, key: Option<StoredKey>) {
-        match key {
-            Some(key) => drop(self.keys.insert(uid, key)),
-            None => drop(self.keys.remove(&uid)),
+    fn take_key(&mut self, change: KeyChange) {
+        let uid = change.uid.as_str().into();
+        match change.key {
+            KeyState::Set(key) => drop(self.keys.insert(uid, key)),
+            KeyState::Removed => drop(self.keys.remove(&uid)),
+            // Another key was entered and cannot be read: the one before is not what is meant.
+            KeyState::Unreadable(error) => {
+                tracing::error!(%uid, %error, "a stored key cannot be read");
+                self.keys.remove(&uid);
+            }
         }
     }
 
@@ -534,22 +552,6 @@ impl Local {
                     .collect(),
             ),
             ..Snapshot::default()
-        }
-    }
-}
-
-/// Asks the store until it answers.
-async fn persist<'a, T, F>(mut ask: impl FnMut() -> F) -> T
-where
-    F: Future<Output = Result<T, StoreError>> + 'a,
-{
-    loop {
-        match ask().await {
-            Ok(answer) => return answer,
-            Err(error) => {
-                tracing::error!(%error, "the store does not answer; asking again");
-                tokio::time::sleep(STORE_RETRY).await;
-            }
         }
     }
 }

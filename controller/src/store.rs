@@ -13,21 +13,118 @@
 mod audit;
 #[cfg(test)]
 mod conformance;
+mod postgres;
 mod records;
+mod rotation;
+mod rows;
 pub mod seal;
 mod sqlite;
 
 pub use audit::{AuditAction, AuditEvent, AuditRow, Chain, verify_chain};
+pub use postgres::{Password, PostgresConfig, PostgresConfigError, PostgresStore, Tls};
 pub use records::{
-    Actor, Changes, KeyChange, NewToken, ObjectRecord, ObjectUid, ResponseRecord, Revoked,
-    SeenObject, StoredKey, TokenQuery, TokenRecord,
+    Actor, Changes, KeyChange, KeyState, NewToken, ObjectRecord, ObjectUid, ResealOutcome,
+    Resealed, ResponseRecord, Revoked, Sealing, SeenObject, StoredKey, TokenQuery, TokenRecord,
 };
+pub use rotation::{MasterKey, MasterKeys, Retired, Rotated, Rotation, RotationError};
 pub use sqlite::SqliteStore;
+
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use bodhi_proto::names::{ObjectRef, TokenId};
 use bodhi_proto::snapshot::TokenHash;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
+use zeroize::Zeroizing;
+
+use self::seal::{KeyRing, Keys, RingError, RingFile};
+
+/// Which store, and which master keys.
+#[derive(Debug)]
+pub struct StoreConfig {
+    /// Where everything is kept.
+    pub database: Database,
+    /// What seals the provider keys in it.
+    pub master_keys: RingFrom,
+}
+
+/// Where the master keys come from.
+#[derive(Debug)]
+pub enum RingFrom {
+    /// A file.
+    File(RingFile),
+    /// A Secret of this name in the controller's namespace, which whoever knows the cluster reads
+    /// ([`seal::from_secret`]) before the store is opened.
+    Secret(String),
+    /// Read already.
+    Held(KeyRing),
+}
+
+/// Where everything is kept.
+#[derive(Debug)]
+pub enum Database {
+    /// In this file, for one controller.
+    Sqlite(PathBuf),
+    /// In a server, for several.
+    Postgres(Box<PostgresConfig>),
+}
+
+/// A store that is open.
+pub struct Opened {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// What rotates the master keys that it uses. One that was broken off goes on.
+    pub rotation: Arc<Rotation>,
+}
+
+/// Why there is no store.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The master keys cannot be used.
+    #[error(transparent)]
+    Keys(#[from] RingError),
+    /// The file cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There is no cluster to ask.
+    #[error(
+        "--master-key-secret {0} goes with --kubernetes; elsewhere name a file with --master-key"
+    )]
+    NoCluster(String),
+    /// Nothing can be made without chance.
+    #[error("the system gives no random bytes: {0}")]
+    Random(getrandom::Error),
+}
+
+/// Opens the store, on this runtime. A server need not be there yet: until it is, operations answer
+/// [`StoreError::Unavailable`].
+///
+/// # Errors
+/// A file cannot be read, made or understood.
+pub async fn open(config: StoreConfig) -> Result<Opened, OpenError> {
+    let mut random = Zeroizing::new([0; 32]);
+    getrandom::fill(random.as_mut_slice()).map_err(OpenError::Random)?;
+    let keys = Arc::new(match config.master_keys {
+        RingFrom::File(file) => Keys::load(file, &random)?,
+        RingFrom::Held(ring) => Keys::of(ring),
+        RingFrom::Secret(name) => return Err(OpenError::NoCluster(name)),
+    });
+    let store: Arc<dyn Store> = match config.database {
+        Database::Postgres(database) => {
+            Arc::new(PostgresStore::connect(*database, Arc::clone(&keys)))
+        }
+        Database::Sqlite(path) => {
+            let keys = Arc::clone(&keys);
+            let opening = tokio::task::spawn_blocking(move || SqliteStore::open(&path, keys));
+            let broken = |e| StoreError::Unavailable(format!("opening it broke off: {e}"));
+            Arc::new(opening.await.map_err(broken)??)
+        }
+    };
+    let rotation = Rotation::new(Arc::clone(&store), keys);
+    rotation.resume();
+    Ok(Opened { store, rotation })
+}
 
 /// Why the store did not do as asked.
 #[derive(Debug, thiserror::Error)]
@@ -64,10 +161,12 @@ pub trait Store: Send + Sync + 'static {
     /// The number that outranks marks; 1 in a new store.
     fn incarnation(&self) -> StoreFuture<'_, u64>;
 
-    /// Adds one to the incarnation, after a restore from a backup; answers the new one.
+    /// Adds one to the incarnation, after a restore from a backup; answers the new one. A change
+    /// like others: watchers wake.
     fn raise_incarnation(&self, by: Actor, now: i64) -> StoreFuture<'_, u64>;
 
-    /// Adds a token. [`StoreError::Exists`] when its id or hash is taken.
+    /// Adds a token. [`StoreError::Exists`] when its id or hash is taken; the very same token
+    /// once more is no fault and no change, as an answer may have been lost.
     fn create_token(&self, token: NewToken, by: Actor, now: i64) -> StoreFuture<'_, TokenRecord>;
 
     /// Revokes for ever. `None`: no such token. A second time changes nothing and answers
@@ -91,6 +190,18 @@ pub trait Store: Send + Sync + 'static {
 
     /// An object's key, opened.
     fn key(&self, uid: ObjectUid) -> StoreFuture<'_, Option<StoredKey>>;
+
+    /// What stored keys are sealed with.
+    fn sealing(&self) -> StoreFuture<'_, Sealing>;
+
+    /// Lets the master key of this id seal from now on; [`StoreError::Seal`] when the ring does not
+    /// hold it. What is stored stays sealed as it is until [`Store::reseal_next`] has been there.
+    fn seal_with(&self, id: String, by: Actor, now: i64) -> StoreFuture<'_, ()>;
+
+    /// Looks at the stored key after this one, in order of uid, and seals it anew if another
+    /// master key than the present one did. `None`: that was the last one. One transaction each,
+    /// so it may be broken off at any moment and begun again, by several at once.
+    fn reseal_next(&self, after: Option<ObjectUid>) -> StoreFuture<'_, Option<Resealed>>;
 
     /// Records objects as existing and answers each one's identity, in the order given. A new
     /// one gets a uid and `now` as its creation; one whose digest changed, the next generation.

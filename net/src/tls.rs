@@ -75,11 +75,19 @@ impl ClientConfigs {
     }
 }
 
+/// The authorities to verify with. Reads files for the system's.
+///
+/// # Errors
+/// [`RootsError`], naming what is wrong with the roots.
+pub fn root_store(roots: &Roots) -> Result<RootCertStore, RootsError> {
+    match roots {
+        Roots::System => system_roots(),
+        Roots::Bundle(pem) => bundle_roots(pem),
+    }
+}
+
 fn client_config(roots: &Roots) -> Result<ClientConfig, RootsError> {
-    let store = match roots {
-        Roots::System => system_roots()?,
-        Roots::Bundle(pem) => bundle_roots(pem)?,
-    };
+    let store = root_store(roots)?;
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| RootsError::Setup(error.to_string()))?

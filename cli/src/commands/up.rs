@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use axum::Router;
 use bodhi_controller::app::{Controller, FirstStart};
-use bodhi_controller::config::{Config, PolicyFlags, WorkerFlags};
+use bodhi_controller::config::{Config, PolicyFlags, StoreFlags, WorkerFlags};
 use bodhi_controller::source::BuiltIn;
 use bodhi_dataplane::app::DataPlane;
 use bodhi_dataplane::config::ServeFlags;
@@ -50,6 +50,9 @@ pub(crate) struct Args {
     /// Serve without credentials, to this machine only
     #[arg(long, env = "BODHI_ANONYMOUS")]
     pub(crate) anonymous: bool,
+
+    #[command(flatten)]
+    store: StoreFlags,
 
     #[command(flatten)]
     serve: ServeFlags,
@@ -113,6 +116,7 @@ async fn serve(args: Args, data: PathBuf, output: Output) -> anyhow::Result<Answ
         built_in.push(demo_alias(&file)?);
     }
     let controller = Controller::start(Config {
+        store: args.store.judge(&data)?,
         data,
         manifests: manifests.clone(),
         built_in,

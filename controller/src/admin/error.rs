@@ -8,7 +8,7 @@ use serde_json::json;
 use tracing::error;
 
 use super::WriteError;
-use crate::store::StoreError;
+use crate::store::{RotationError, StoreError};
 use crate::validate::Fault;
 
 /// An answer that is an error, in OpenAI's envelope.
@@ -191,6 +191,25 @@ impl From<StoreError> for ApiError {
                 )
             }
             StoreError::Damaged(_) | StoreError::Seal(_) => Self::internal(&error),
+        }
+    }
+}
+
+impl From<RotationError> for ApiError {
+    fn from(error: RotationError) -> Self {
+        match error {
+            RotationError::Store(error) => error.into(),
+            RotationError::Random(_) => Self::internal(&error),
+            RotationError::Ring(_) => Self::conflict("master_keys_unusable", format!("{error}.")),
+            RotationError::Seals(_) | RotationError::Needed(..) => {
+                Self::conflict("master_key_needed", format!("{error}."))
+            }
+            RotationError::Unknown(_) => Self::new(
+                StatusCode::NOT_FOUND,
+                "not_found",
+                "master_key_not_found",
+                format!("{error}."),
+            ),
         }
     }
 }

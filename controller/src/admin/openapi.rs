@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::AdminState;
-use super::{audit, explain, keys, models, status, tokens, trial};
+use super::{audit, explain, keys, master_keys, models, status, tokens, trial};
 
 const TOKEN: &str = "token";
 
@@ -45,6 +45,10 @@ pub(super) fn describe() -> OpenApiRouter<AdminState> {
         .routes(routes!(tokens::create, tokens::list))
         .routes(routes!(tokens::revoke))
         .routes(routes!(keys::set, keys::remove))
+        .routes(routes!(master_keys::list))
+        .routes(routes!(master_keys::rotate))
+        .routes(routes!(master_keys::retire))
+        .routes(routes!(master_keys::raise_incarnation))
         .routes(routes!(models::list, models::create))
         .routes(routes!(models::read, models::replace, models::delete))
         .routes(routes!(trial::test))

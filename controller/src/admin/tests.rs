@@ -12,7 +12,7 @@ use tower::ServiceExt as _;
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::store::seal::KeyRing;
+use crate::store::seal::{Keys, RingFile};
 use crate::store::{Actor, SqliteStore};
 use crate::upstreams::testing::{Provider, Reply};
 
@@ -105,12 +105,12 @@ struct Gateway {
 impl Gateway {
     fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let ring =
-            KeyRing::read_or_create(&dir.path().join("master.key"), &Zeroizing::new([7; 32]));
-        let store =
-            SqliteStore::open(&dir.path().join("store.db"), Arc::new(ring.unwrap())).unwrap();
+        let file = RingFile::Own(dir.path().join("master.key"));
+        let keys = Arc::new(Keys::load(file, &Zeroizing::new([7; 32])).unwrap());
+        let store = SqliteStore::open(&dir.path().join("store.db"), Arc::clone(&keys)).unwrap();
         let (store, shelf): (Arc<dyn Store>, _) = (Arc::new(store), Arc::new(Shelf::default()));
         let state = AdminState {
+            rotation: Rotation::new(Arc::clone(&store), keys),
             store: Arc::clone(&store),
             resources: shelf.clone(),
             writer: shelf,
@@ -545,4 +545,53 @@ async fn the_document_names_every_path_and_the_page_answers() {
         status == StatusCode::OK && page.contains("swagger-ui"),
         "{status}"
     );
+}
+
+#[tokio::test]
+async fn master_keys_are_rotated_by_admins_and_never_shown() {
+    let gateway = Gateway::start();
+    let admin = gateway.token(1, "ada", Scope::Admin).await;
+    let power = gateway.token(2, "bob", Scope::PowerUser).await;
+    let rotate = |token| gateway.call(token, "POST", "/master-keys/rotate", Value::Null);
+    assert_eq!(code(&rotate(&power).await), (403, "insufficient_scope"));
+    let (status, rotated) = rotate(&admin).await;
+    assert_eq!((status, &rotated["step"]), (200, &json!("sealing")));
+    assert_eq!(
+        (&rotated["seals"], &rotated["nextId"]),
+        (&json!("k2"), &json!("k3"))
+    );
+    let (_, list) = gateway
+        .call(&admin, "GET", "/master-keys", Value::Null)
+        .await;
+    let expected = json!([
+        {"id": "k1", "held": true, "sealedKeys": 0},
+        {"id": "k2", "held": true, "sealedKeys": 0},
+    ]);
+    assert_eq!((&list["data"], &list["outdated"]), (&expected, &json!(0)));
+    // 32 times 7 in base64, as the first key of this test's ring is.
+    assert!(!list.to_string().contains("BwcHBwcH"));
+
+    let retire = |id: &str| {
+        let path = format!("/master-keys/{id}");
+        let (gateway, admin) = (&gateway, &admin);
+        async move { gateway.call(admin, "DELETE", &path, Value::Null).await }
+    };
+    assert_eq!(code(&retire("k2").await), (409, "master_key_needed"));
+    assert_eq!(code(&retire("k9").await), (404, "master_key_not_found"));
+    let (status, retired) = retire("k1").await;
+    assert_eq!((status, &retired["removed"]), (200, &json!(true)));
+}
+
+#[tokio::test]
+async fn the_incarnation_is_raised_by_admins_on_record() {
+    let gateway = Gateway::start();
+    let admin = gateway.token(1, "ada", Scope::Admin).await;
+    let power = gateway.token(2, "bob", Scope::PowerUser).await;
+    let raise = |token| gateway.call(token, "POST", "/store/incarnation", Value::Null);
+    assert_eq!(code(&raise(&power).await), (403, "insufficient_scope"));
+    assert_eq!(raise(&admin).await, (200, json!({"incarnation": 2})));
+    let (_, trail) = gateway
+        .call(&admin, "GET", "/audit?limit=1", Value::Null)
+        .await;
+    assert_eq!(trail["data"][0]["action"], "incarnation.raise");
 }

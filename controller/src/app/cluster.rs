@@ -2,6 +2,7 @@
 //! whichever controller leads.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use bodhi_proto::chat::Failure;
@@ -12,7 +13,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::glue::Glue;
-use super::{Controller, open_store, prune};
+use super::{Controller, make_private, prune, random};
 use crate::admin::{self, AdminState, ApplyWriter};
 use crate::api::Reason;
 use crate::config::ClusterConfig;
@@ -21,8 +22,12 @@ use crate::reconcile::{Parts, Reconciler};
 use crate::runtime::{ModelState, Observed, Runtime, Trouble, Wanted};
 use crate::source::{KubeConfig, ObjectSource, watch_cluster};
 use crate::status::AppliedStatuses;
+use crate::store::{self, Opened, RingFrom, StoreConfig, seal};
 use crate::sync::{self, Server, StoreOwners};
 use crate::validate::Validator;
+
+/// How soon the Secret of the master keys is asked for again.
+const SECRET_RETRY: Duration = Duration::from_secs(3);
 
 /// The Lease of a running controller.
 pub(super) struct Standing {
@@ -55,7 +60,10 @@ impl Controller {
     /// An API server that does not answer yet is waited for.
     pub async fn start_in_cluster(config: ClusterConfig) -> anyhow::Result<Self> {
         let client = client().await?;
-        let store = open_store(&config.data).await?;
+        make_private(&config.data)?;
+        let namespace = &config.settings.release_namespace;
+        let Opened { store, rotation } =
+            store::open(with_master_keys(config.store, &client, namespace).await?).await?;
         let identity = Arc::clone(&config.lease.candidate.identity);
         let sync = Server::new(sync::Config {
             name: identity.to_string(),
@@ -82,8 +90,7 @@ impl Controller {
             settings: settings.clone(),
             policy: config.policy,
             static_tokens: config.static_tokens,
-        })
-        .await;
+        });
         tokio::spawn(reconciler.run(events));
         tokio::spawn(prune(Arc::clone(&store)));
         let glue = Arc::new(Glue {
@@ -94,6 +101,7 @@ impl Controller {
         let writer = ApplyWriter::new(client, Arc::new(Validator::new()), world.clone());
         let admin = admin::router(AdminState {
             store: Arc::clone(&store),
+            rotation,
             resources: glue.clone(),
             writer: Arc::new(writer),
             routing: glue.clone(),
@@ -167,6 +175,34 @@ impl Runtime for NoWorkers {
 
     fn stop(&self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
+    }
+}
+
+/// The store's settings with the master keys of their Secret, if it is one that keeps them. An API
+/// server that does not answer, or refuses, is asked again: the Secret and the permission to read it
+/// are installed together with this controller.
+async fn with_master_keys(
+    config: StoreConfig,
+    client: &Client,
+    namespace: &str,
+) -> anyhow::Result<StoreConfig> {
+    let RingFrom::Secret(name) = config.master_keys else {
+        return Ok(config);
+    };
+    let random = random()?;
+    loop {
+        match seal::from_secret(client.clone(), namespace, &name, &random).await {
+            Ok(ring) => {
+                return Ok(StoreConfig {
+                    master_keys: RingFrom::Held(ring),
+                    ..config
+                });
+            }
+            Err(error) => {
+                tracing::error!(%error, "there are no master keys yet; asking again");
+                tokio::time::sleep(SECRET_RETRY).await;
+            }
+        }
     }
 }
 

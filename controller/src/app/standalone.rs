@@ -1,12 +1,14 @@
-//! A controller on one machine: manifests from a folder, its memory in SQLite beside them.
+//! A controller on one machine: manifests from a folder, its memory in SQLite beside them or in
+//! PostgreSQL.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
 
 use super::glue::{Glue, rescan};
-use super::{Controller, open_store, prune};
+use super::{Controller, make_private, prune};
 use crate::admin::{self, AdminState, FileWriter};
 use crate::compile::Settings;
 use crate::config::Config;
@@ -15,8 +17,12 @@ use crate::runtime::Runtime;
 use crate::runtime::process::{self, ProcessRuntime};
 use crate::source::{FilesConfig, watch_files};
 use crate::status::StoreStatuses;
+use crate::store::{self, Opened, Store, StoreError};
 use crate::sync::{self, Server, StoreOwners};
 use crate::validate::Validator;
+
+/// How soon the store is asked again when it does not answer.
+const STORE_RETRY: Duration = Duration::from_secs(1);
 
 impl Controller {
     /// Opens the store, reads the manifests and starts to offer them, on this runtime.
@@ -24,7 +30,8 @@ impl Controller {
     /// # Errors
     /// A folder, the store or the master key cannot be used; the text says which.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
-        let store = open_store(&config.data).await?;
+        make_private(&config.data)?;
+        let Opened { store, rotation } = store::open(config.store).await?;
         std::fs::create_dir_all(&config.manifests)
             .with_context(|| format!("cannot make {}", config.manifests.display()))?;
         let sync = Server::new(sync::Config {
@@ -47,15 +54,14 @@ impl Controller {
         let (reconciler, world) = Reconciler::start(Parts {
             sync: sync.clone(),
             store: Arc::clone(&store),
-            statuses: Box::new(StoreStatuses::load(Arc::clone(&store)).await?),
+            statuses: Box::new(statuses(&store).await?),
             runtime: Arc::clone(&runtime),
             leadership: None,
             source: Arc::new(files.clone()),
             settings: Settings::standalone(&config.namespace),
             policy: config.policy.clone(),
             static_tokens: config.static_tokens,
-        })
-        .await;
+        });
         tokio::spawn(reconciler.run(events));
         tokio::spawn(prune(Arc::clone(&store)));
         let source = files.clone();
@@ -72,6 +78,7 @@ impl Controller {
         );
         let admin = admin::router(AdminState {
             store: Arc::clone(&store),
+            rotation,
             resources: glue.clone(),
             writer: Arc::new(writer),
             routing: glue.clone(),
@@ -90,5 +97,18 @@ impl Controller {
             runtime,
             standing: None,
         })
+    }
+}
+
+/// The statuses that are kept. Without a store there are no objects here, so it is waited for.
+async fn statuses(store: &Arc<dyn Store>) -> anyhow::Result<StoreStatuses> {
+    loop {
+        match StoreStatuses::load(Arc::clone(store)).await {
+            Err(StoreError::Unavailable(why)) => {
+                tracing::error!(why, "the store does not answer; asking again");
+                tokio::time::sleep(STORE_RETRY).await;
+            }
+            loaded => return Ok(loaded?),
+        }
     }
 }

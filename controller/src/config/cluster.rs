@@ -11,6 +11,7 @@ use ipnet::IpNet;
 
 use crate::compile::{Deployment, EgressGrant, HostPathGrant, NameGrant, Settings};
 use crate::leader;
+use crate::store::StoreConfig;
 
 /// Flags of the cluster mode. Lists may be given with commas or several times.
 #[derive(Debug, Clone, Default, Args)]
@@ -217,8 +218,11 @@ fn host_name() -> Option<String> {
 
 /// What a controller in a cluster is told, judged.
 pub struct ClusterConfig {
-    /// Folder of the store, the master key and the admin token; made if missing (mode 0700).
+    /// Folder of the admin token and, unless they are elsewhere, store and master key; made if
+    /// missing (mode 0700).
     pub data: PathBuf,
+    /// What is remembered, and where.
+    pub store: StoreConfig,
     /// The operator's word.
     pub settings: Settings,
     /// The Lease, and who asks for it.

@@ -28,6 +28,10 @@ pub enum AuditAction {
     ResourceDelete,
     /// The incarnation was raised.
     IncarnationRaise,
+    /// Another master key seals stored keys.
+    MasterKeyRotate,
+    /// A master key was given up.
+    MasterKeyRetire,
 }
 
 impl AuditAction {
@@ -42,6 +46,8 @@ impl AuditAction {
             Self::ResourceUpdate => "resource.update",
             Self::ResourceDelete => "resource.delete",
             Self::IncarnationRaise => "incarnation.raise",
+            Self::MasterKeyRotate => "master_key.rotate",
+            Self::MasterKeyRetire => "master_key.retire",
         }
     }
 }

@@ -13,30 +13,44 @@ use super::*;
 /// A store in its first state, and what must live as long as it.
 type Fresh = (Box<dyn Store>, Box<dyn Any>);
 
+/// A new store, and what must live as long as it.
+pub(super) fn fresh(store: impl Store, guard: impl Any) -> Fresh {
+    (Box::new(store), Box::new(guard))
+}
+
 /// Runs every check, each on a store of its own.
-pub(super) async fn check(fresh: impl Fn() -> Fresh) {
-    let (store, _guard) = fresh();
+pub(super) async fn check(fresh: impl AsyncFn() -> Fresh) {
+    let (store, _guard) = fresh().await;
     tokens_come_back_as_they_went_in(&*store).await;
-    let (store, _guard) = fresh();
+    let (store, _guard) = fresh().await;
     a_taken_id_or_hash_is_refused(&*store).await;
-    let (store, _guard) = fresh();
+    let (store, _guard) = fresh().await;
     a_revocation_is_a_change_and_happens_once(&*store).await;
-    let (store, _guard) = fresh();
+    let (store, _guard) = fresh().await;
     tokens_are_paged_oldest_first(&*store).await;
-    let (store, _guard) = fresh();
+    let (store, _guard) = fresh().await;
     changes_number_every_commit_and_wake_the_watcher(&*store).await;
-    let (store, _guard) = fresh();
+    let (store, _guard) = fresh().await;
     keys_belong_to_a_uid_and_are_erased_with_their_object(&*store).await;
-    let (store, _guard) = fresh();
+    let (store, _guard) = fresh().await;
     objects_keep_identity_and_count_generations(&*store).await;
-    let (store, _guard) = fresh();
+    let (store, _guard) = fresh().await;
     statuses_are_replaced_and_forgotten(&*store).await;
-    let (store, _guard) = fresh();
+    let (store, _guard) = fresh().await;
     the_audit_trail_is_written_with_each_change(&*store).await;
-    let (store, _guard) = fresh();
+    let (store, _guard) = fresh().await;
     responses_stay_with_their_first_owner_until_pruned(&*store).await;
-    let (store, _guard) = fresh();
+    let (store, _guard) = fresh().await;
     counters_grow_by_one(&*store).await;
+    let (store, _guard) = fresh().await;
+    another_master_key_takes_over_key_by_key(&*store).await;
+}
+
+/// The ring that the stores of [`check`] are opened with.
+pub(super) fn keys() -> Arc<seal::Keys> {
+    let ring = "old AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n\
+                new /////////////////////////////////////////w8=\n";
+    Arc::new(seal::Keys::of(seal::KeyRing::parse(ring).unwrap()))
 }
 
 fn actor() -> Actor {
@@ -46,7 +60,8 @@ fn actor() -> Actor {
     }
 }
 
-fn new_token(n: u64) -> NewToken {
+/// Token number `n`.
+pub(super) fn new_token(n: u64) -> NewToken {
     NewToken {
         token: Token {
             id: TokenId::parse(&format!("t{n}")).unwrap(),
@@ -134,6 +149,14 @@ async fn a_taken_id_or_hash_is_refused(store: &dyn Store) {
         assert!(matches!(refused, Err(StoreError::Exists(_))), "{refused:?}");
     }
     assert_eq!(store.changes_since(0).await.unwrap().seq, 1);
+    // Whoever lost the answer asks again and gets it.
+    let again = store.create_token(new_token(1), actor(), 9).await.unwrap();
+    assert_eq!((again.created, again.change_seq), (1000, 1));
+    assert_eq!(store.audit_page(None, 9).await.unwrap().len(), 1);
+    let id = new_token(1).token.id;
+    store.revoke_token(id, actor(), 9).await.unwrap();
+    let revoked = store.create_token(new_token(1), actor(), 9).await;
+    assert!(matches!(revoked, Err(StoreError::Exists(_))), "{revoked:?}");
 }
 
 async fn a_revocation_is_a_change_and_happens_once(store: &dyn Store) {
@@ -213,7 +236,7 @@ async fn keys_belong_to_a_uid_and_are_erased_with_their_object(store: &dyn Store
     assert_eq!(store.set_key(renewed.clone(), actor(), 2).await.unwrap(), 2);
     let changes = store.changes_since(0).await.unwrap();
     assert_eq!(changes.keys.len(), 1);
-    assert_eq!(changes.keys[0].key, Some(renewed));
+    assert_eq!(changes.keys[0].key, KeyState::Set(renewed));
 
     store
         .forget_objects(vec![seen.object.clone()], 3)
@@ -225,7 +248,7 @@ async fn keys_belong_to_a_uid_and_are_erased_with_their_object(store: &dyn Store
         changes.keys,
         [KeyChange {
             uid: key.uid,
-            key: None,
+            key: KeyState::Removed,
             change_seq: 3
         }]
     );
@@ -365,9 +388,61 @@ async fn responses_stay_with_their_first_owner_until_pruned(store: &dyn Store) {
 
 async fn counters_grow_by_one(store: &dyn Store) {
     assert_eq!(store.incarnation().await.unwrap(), 1);
+    let mut watch = store.watch();
+    watch.mark_unchanged();
     assert_eq!(store.raise_incarnation(actor(), 1).await.unwrap(), 2);
+    assert!(watch.has_changed().unwrap());
+    assert_eq!(store.changes_since(0).await.unwrap().incarnation, 2);
     assert_eq!(store.incarnation().await.unwrap(), 2);
     assert_eq!(store.manifests_revision().await.unwrap(), 0);
     assert_eq!(store.next_manifests_revision().await.unwrap(), 1);
     assert_eq!(store.manifests_revision().await.unwrap(), 1);
+}
+
+async fn another_master_key_takes_over_key_by_key(store: &dyn Store) {
+    let unknown = store.seal_with("none".into(), actor(), 1).await;
+    assert!(matches!(unknown, Err(StoreError::Seal(_))), "{unknown:?}");
+    store.seal_with("old".into(), actor(), 1).await.unwrap();
+    let stored: Vec<_> = (0..3)
+        .map(|n| stored_key(&format!("uid-{n}"), &format!("sk-{n}")))
+        .collect();
+    for key in &stored {
+        store.set_key(key.clone(), actor(), 1).await.unwrap();
+    }
+    let erased = ObjectUid::parse("uid-1").unwrap();
+    store.remove_key(erased.clone(), actor(), 1).await.unwrap();
+    let sealing = store.sealing().await.unwrap();
+    assert_eq!(sealing.seals.as_deref(), Some("old"));
+    assert_eq!((sealing.sealed["old"], sealing.outdated()), (2, 0));
+
+    store.seal_with("new".into(), actor(), 2).await.unwrap();
+    let before = store.changes_since(0).await.unwrap();
+    assert_eq!(store.sealing().await.unwrap().outdated(), 2);
+    let first = store.reseal_next(None).await.unwrap().unwrap();
+    assert_eq!(
+        (first.uid.as_str(), first.outcome),
+        ("uid-0", ResealOutcome::Done)
+    );
+    let sealing = store.sealing().await.unwrap();
+    assert_eq!((sealing.sealed["old"], sealing.sealed["new"]), (1, 1));
+    // Begun again from the start, as after a crash.
+    let mut last = None;
+    let mut outcomes = Vec::new();
+    while let Some(next) = store.reseal_next(last).await.unwrap() {
+        outcomes.push(next.outcome);
+        last = Some(next.uid);
+    }
+    assert_eq!(outcomes, [ResealOutcome::Current, ResealOutcome::Done]);
+    assert_eq!(store.sealing().await.unwrap().outdated(), 0);
+    for key in [&stored[0], &stored[2]] {
+        assert_eq!(store.key(key.uid.clone()).await.unwrap(), Some(key.clone()));
+    }
+    assert_eq!(store.key(erased).await.unwrap(), None);
+    // Nobody has to hear of it: the keys themselves are what they were.
+    assert_eq!(store.changes_since(0).await.unwrap(), before);
+    let trail = store.audit_page(None, 1).await.unwrap();
+    assert_eq!(
+        (&*trail[0].action, &*trail[0].object),
+        ("master_key.rotate", "MasterKey/new")
+    );
 }

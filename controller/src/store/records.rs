@@ -1,11 +1,14 @@
 //! What the store keeps, as values.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use bodhi_proto::names::{NameError, ObjectRef, TokenId};
 use bodhi_proto::secret::Secret;
 use bodhi_proto::snapshot::{Origin, Token};
+
+use super::seal::SealError;
 
 /// Who caused a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,10 +141,62 @@ pub struct StoredKey {
 pub struct KeyChange {
     /// The object it belongs or belonged to.
     pub uid: ObjectUid,
-    /// The key; `None` when it was removed.
-    pub key: Option<StoredKey>,
+    /// What became of it.
+    pub key: KeyState,
     /// The number of this change.
     pub change_seq: u64,
+}
+
+/// What became of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyState {
+    /// It was entered.
+    Set(StoredKey),
+    /// It was erased.
+    Removed,
+    /// It is there and does not open here. Others are told of all the same: one key that cannot
+    /// be read must not hold a revocation back.
+    Unreadable(SealError),
+}
+
+/// What the store's keys are sealed with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sealing {
+    /// The id of the master key that seals; none before the first key is stored.
+    pub seals: Option<String>,
+    /// How many stored keys each master key seals, by id.
+    pub sealed: BTreeMap<String, u64>,
+}
+
+impl Sealing {
+    /// How many stored keys another master key than the present one seals.
+    pub fn outdated(&self) -> u64 {
+        let others = self
+            .sealed
+            .iter()
+            .filter(|(id, _)| Some(*id) != self.seals.as_ref());
+        others.map(|(_, count)| count).sum()
+    }
+}
+
+/// A stored key that was looked at during a rotation of master keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resealed {
+    /// Whose it is.
+    pub uid: ObjectUid,
+    /// What became of it.
+    pub outcome: ResealOutcome,
+}
+
+/// What became of a stored key during a rotation of master keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ResealOutcome {
+    /// The present master key seals it now.
+    Done,
+    /// The present master key sealed it already.
+    Current,
+    /// It does not open, and stays as it is.
+    Unreadable(SealError),
 }
 
 /// What changed after a number, each thing once, in its latest state.
@@ -149,6 +204,8 @@ pub struct KeyChange {
 pub struct Changes {
     /// Complete up to this `change_seq`.
     pub seq: u64,
+    /// The incarnation that this is of.
+    pub incarnation: u64,
     /// Tokens in order of `change_seq`; revoked ones say so.
     pub tokens: Vec<TokenRecord>,
     /// Keys in order of `change_seq`.

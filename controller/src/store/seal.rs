@@ -4,11 +4,15 @@
 //! is 96 random bits. The associated data names purpose, row, origin and master
 //! key, so a sealed text that was moved to another row, or whose origin was
 //! edited, does not open. A [`KeyRing`] holds every master key that is still in
-//! use: the newest seals, any opens, which is how keys are rotated.
+//! use: any opens, and the store says which one seals, which is how keys are rotated.
 
+mod keys;
 mod ring;
+mod secret;
 
+pub use keys::{Keys, RingFile};
 pub use ring::{KeyRing, RingError};
+pub use secret::{SecretError, from_secret};
 
 use aes_gcm::aead::{Aead, Payload};
 use aes_gcm::{Aes256Gcm, KeyInit};
@@ -25,7 +29,9 @@ const NONCE_LEN: usize = 12;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
     /// The ring lacks the master key that sealed it.
-    #[error("the stored key was sealed with master key '{0}', which the key file does not hold")]
+    #[error(
+        "master key '{0}' seals stored keys, and the file of master keys does not hold it: put it back"
+    )]
     UnknownKey(String),
     /// The ciphertext, or what it is bound to, is not what was sealed.
     #[error(
@@ -76,15 +82,21 @@ impl Binding<'_> {
     }
 }
 
-/// Seals with the ring's newest key. `nonce` must be fresh from the system's generator.
+/// Seals with the ring's key of this id. `nonce` must be fresh from the system's generator.
 /// The result is: version, length of the key's id, the id, nonce, ciphertext with tag.
+///
+/// # Errors
+/// [`SealError::UnknownKey`]: the ring does not hold it.
 pub fn seal(
     ring: &KeyRing,
+    id: &str,
     binding: &Binding<'_>,
     nonce: [u8; NONCE_LEN],
     secret: &Secret,
-) -> Vec<u8> {
-    let (id, master) = ring.newest();
+) -> Result<Vec<u8>, SealError> {
+    let master = ring
+        .get(id)
+        .ok_or_else(|| SealError::UnknownKey(id.to_owned()))?;
     let payload = Payload {
         msg: secret.expose().as_bytes(),
         aad: &binding.associated_data(id),
@@ -96,7 +108,7 @@ pub fn seal(
     sealed.extend(id.as_bytes());
     sealed.extend(nonce);
     sealed.extend(ciphertext);
-    sealed
+    Ok(sealed)
 }
 
 /// Opens what [`seal`] made for the same binding, under whichever key of the ring.
@@ -166,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_key_seals_and_any_opens() {
+    fn one_key_seals_and_any_opens() {
         let (row, to) = (uid("a"), origin("https://api.openai.com"));
         let binding = Binding {
             purpose: Purpose::ProviderKey,
@@ -174,16 +186,18 @@ mod tests {
             origin: &to,
         };
         let secret = Secret::new("sk-canary");
-        let old = seal(&ring(OLD), &binding, [1; 12], &secret);
+        let old = seal(&ring(OLD), "old", &binding, [1; 12], &secret).unwrap();
         let both = ring(&format!("{OLD}{NEW}"));
         assert_eq!(open(&both, &binding, &old), Ok(secret.clone()));
-        let new = seal(&both, &binding, [2; 12], &secret);
+        let new = seal(&both, "new", &binding, [2; 12], &secret).unwrap();
         assert_eq!((key_id(&old), key_id(&new)), (Ok("old"), Ok("new")));
-        assert_eq!(open(&ring(NEW), &binding, &new), Ok(secret));
+        assert_eq!(open(&ring(NEW), &binding, &new), Ok(secret.clone()));
         assert_eq!(
             open(&ring(NEW), &binding, &old),
             Err(SealError::UnknownKey("old".into()))
         );
+        let refused = seal(&ring(NEW), "old", &binding, [3; 12], &secret);
+        assert_eq!(refused, Err(SealError::UnknownKey("old".into())));
     }
 
     #[test]
@@ -194,7 +208,8 @@ mod tests {
             row: &row,
             origin: &to,
         };
-        let sealed = seal(&ring(OLD), &binding, [1; 12], &Secret::new("sk-canary"));
+        let secret = Secret::new("sk-canary");
+        let sealed = seal(&ring(OLD), "old", &binding, [1; 12], &secret).unwrap();
         assert!(!sealed.windows(9).any(|w| w == b"sk-canary"));
         let (other_row, other_to) = (uid("b"), origin("https://evil.example"));
         for moved in [

@@ -23,11 +23,11 @@ use bodhi_proto::snapshot::TokenHash;
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::seal::KeyRing;
+use super::seal::Keys;
 use super::{
-    Actor, AuditAction, AuditEvent, AuditRow, Changes, NewToken, ObjectRecord, ObjectUid,
-    ResponseRecord, Revoked, SeenObject, Store, StoreError, StoreFuture, StoredKey, TokenQuery,
-    TokenRecord,
+    Actor, AuditAction, AuditEvent, AuditRow, Changes, NewToken, ObjectRecord, ObjectUid, Resealed,
+    ResponseRecord, Revoked, Sealing, SeenObject, Store, StoreError, StoreFuture, StoredKey,
+    TokenQuery, TokenRecord,
 };
 
 mod embedded {
@@ -46,7 +46,7 @@ type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 pub struct SqliteStore {
     jobs: mpsc::Sender<Job>,
     latest: watch::Sender<u64>,
-    ring: Arc<KeyRing>,
+    keys: Arc<Keys>,
 }
 
 impl std::fmt::Debug for SqliteStore {
@@ -56,15 +56,16 @@ impl std::fmt::Debug for SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens or creates the file (mode 0600), brings its schema up to date and seals anew what
-    /// an older master key sealed. Blocks; call it before the runtime is busy.
-    pub fn open(path: &Path, ring: Arc<KeyRing>) -> Result<Self, StoreError> {
+    /// Opens or creates the file (mode 0600), brings its schema up to date and lets the newest
+    /// master key seal from now on: nobody else has to have it first. What older ones sealed is
+    /// sealed anew. Blocks; call it before the runtime is busy.
+    pub fn open(path: &Path, keys: Arc<Keys>) -> Result<Self, StoreError> {
         let mut connection = connect(path)?;
         embedded::migrations::runner()
             .run(&mut connection)
             .map_err(|e| StoreError::Unavailable(format!("{}: {e}", path.display())))?;
         let change_seq = in_transaction(&mut connection, |tx| {
-            keys::reseal(tx, &ring)?;
+            keys::take_newest(tx, &keys)?;
             change_seq(tx)
         })?;
         let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE);
@@ -79,7 +80,7 @@ impl SqliteStore {
         Ok(Self {
             jobs,
             latest: watch::Sender::new(change_seq),
-            ring,
+            keys,
         })
     }
 
@@ -170,10 +171,6 @@ impl From<rusqlite::Error> for StoreError {
     }
 }
 
-fn damaged(what: &str, error: impl std::fmt::Display) -> StoreError {
-    StoreError::Damaged(format!("{what} {error}"))
-}
-
 fn change_seq(tx: &Transaction<'_>) -> Result<u64, StoreError> {
     counter(tx, "SELECT change_seq FROM counters")
 }
@@ -196,12 +193,13 @@ impl Store for SqliteStore {
     }
 
     fn changes_since(&self, seq: u64) -> StoreFuture<'_, Changes> {
-        let ring = Arc::clone(&self.ring);
+        let keys = Arc::clone(&self.keys);
         self.run(move |tx| {
             Ok(Changes {
                 seq: change_seq(tx)?,
+                incarnation: counter(tx, "SELECT incarnation FROM counters")?,
                 tokens: tokens::changed_since(tx, seq)?,
-                keys: keys::changed_since(tx, &ring, seq)?,
+                keys: keys::changed_since(tx, &keys, seq)?,
             })
         })
     }
@@ -221,12 +219,13 @@ impl Store for SqliteStore {
                 object: raised.to_string(),
             };
             audit::append(tx, event, by, now)?;
+            next_change(tx)?;
             Ok(raised)
         })
     }
 
     fn create_token(&self, token: NewToken, by: Actor, now: i64) -> StoreFuture<'_, TokenRecord> {
-        self.run(move |tx| tokens::create(tx, token, by, now))
+        self.run(move |tx| tokens::create(tx, &token, by, now))
     }
 
     fn revoke_token(&self, id: TokenId, by: Actor, now: i64) -> StoreFuture<'_, Option<Revoked>> {
@@ -246,8 +245,8 @@ impl Store for SqliteStore {
     }
 
     fn set_key(&self, key: StoredKey, by: Actor, now: i64) -> StoreFuture<'_, u64> {
-        let ring = Arc::clone(&self.ring);
-        self.run(move |tx| keys::set(tx, &ring, &key, by, now))
+        let keys = Arc::clone(&self.keys);
+        self.run(move |tx| keys::set(tx, &keys, &key, by, now))
     }
 
     fn remove_key(&self, uid: ObjectUid, by: Actor, now: i64) -> StoreFuture<'_, Option<u64>> {
@@ -255,8 +254,22 @@ impl Store for SqliteStore {
     }
 
     fn key(&self, uid: ObjectUid) -> StoreFuture<'_, Option<StoredKey>> {
-        let ring = Arc::clone(&self.ring);
-        self.run(move |tx| keys::find(tx, &ring, &uid))
+        let keys = Arc::clone(&self.keys);
+        self.run(move |tx| keys::find(tx, &keys, &uid))
+    }
+
+    fn sealing(&self) -> StoreFuture<'_, Sealing> {
+        self.run(keys::sealing)
+    }
+
+    fn seal_with(&self, id: String, by: Actor, now: i64) -> StoreFuture<'_, ()> {
+        let keys = Arc::clone(&self.keys);
+        self.run(move |tx| keys::seal_with(tx, &keys, &id, by, now))
+    }
+
+    fn reseal_next(&self, after: Option<ObjectUid>) -> StoreFuture<'_, Option<Resealed>> {
+        let keys = Arc::clone(&self.keys);
+        self.run(move |tx| keys::reseal_next(tx, &keys, after.as_ref()))
     }
 
     fn see_objects(
@@ -322,21 +335,23 @@ impl Store for SqliteStore {
 mod tests {
     use super::*;
     use crate::store::conformance;
+    use crate::store::seal::KeyRing;
     use std::os::unix::fs::MetadataExt as _;
 
     const OLD: &str = "old AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n";
     const NEW: &str = "new /////////////////////////////////////////w8=\n";
 
     fn open(path: &Path, ring: &str) -> SqliteStore {
-        SqliteStore::open(path, Arc::new(KeyRing::parse(ring).unwrap())).unwrap()
+        SqliteStore::open(path, Arc::new(Keys::of(KeyRing::parse(ring).unwrap()))).unwrap()
     }
 
     #[tokio::test]
     async fn keeps_the_contract() {
-        conformance::check(|| {
+        conformance::check(async || {
             let dir = tempfile::tempdir().unwrap();
-            let store = open(&dir.path().join("store.db"), OLD);
-            (Box::new(store), Box::new(dir))
+            let path = dir.path().join("store.db");
+            let store = SqliteStore::open(&path, conformance::keys()).unwrap();
+            conformance::fresh(store, dir)
         })
         .await;
     }
@@ -410,8 +425,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("store.db");
         std::fs::write(&path, [b'x'; 4096]).unwrap();
-        let ring = Arc::new(KeyRing::parse(OLD).unwrap());
-        let error = SqliteStore::open(&path, ring).unwrap_err().to_string();
+        let keys = Keys::of(KeyRing::parse(OLD).unwrap());
+        let error = SqliteStore::open(&path, Arc::new(keys))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("store.db"), "{error}");
     }
 }

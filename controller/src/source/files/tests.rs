@@ -2,7 +2,7 @@ use std::fs;
 
 use super::*;
 use crate::store::SqliteStore;
-use crate::store::seal::KeyRing;
+use crate::store::seal::{KeyRing, Keys};
 
 const RING: &str = "one AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n";
 
@@ -342,8 +342,8 @@ mod watched {
     /// A store that outlives the sources which use it, as a file outlives the program.
     fn new_store() -> (tempfile::TempDir, Arc<SqliteStore>) {
         let folder = tempfile::tempdir().unwrap();
-        let ring = Arc::new(KeyRing::parse(RING).unwrap());
-        let store = SqliteStore::open(&folder.path().join("store.db"), ring).unwrap();
+        let keys = Arc::new(Keys::of(KeyRing::parse(RING).unwrap()));
+        let store = SqliteStore::open(&folder.path().join("store.db"), keys).unwrap();
         (folder, Arc::new(store))
     }
 

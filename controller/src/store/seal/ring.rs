@@ -37,13 +37,21 @@ pub enum RingError {
     /// An id that an earlier line has.
     #[error("line {0} of the master keys repeats an earlier line's id")]
     Repeated(usize),
+    /// The operator keeps it.
+    #[error(
+        "master key file {0} is kept by whoever named it with --master-key: it is changed there"
+    )]
+    NotOurs(PathBuf),
+    /// It is nowhere kept.
+    #[error("the master keys are not kept in a file")]
+    NoFile,
 }
 
 /// Master keys, oldest first.
 ///
 /// Its text has one key per line: an id, a blank, 32 bytes in base64. Empty lines and
-/// those that begin with `#` are skipped. To rotate, append a line; drop the old one
-/// after the next start, which seals everything anew.
+/// those that begin with `#` are skipped. Any of them opens; which one seals is for the store
+/// to say, so that one of several controllers cannot seal with a key that the others lack yet.
 pub struct KeyRing {
     keys: Vec<(String, Zeroizing<[u8; 32]>)>,
 }
@@ -78,17 +86,7 @@ impl KeyRing {
     /// Reads a file that the operator names. One that everybody may read is refused; a group
     /// may, as Kubernetes mounts Secrets so.
     pub fn read(path: &Path) -> Result<Self, RingError> {
-        let fault = |e| RingError::File(path.to_owned(), e);
-        let file = File::open(path).map_err(fault)?;
-        let mode = file.metadata().map_err(fault)?.mode() & 0o777;
-        if mode & 0o007 != 0 {
-            return Err(RingError::Exposed(path.to_owned(), mode));
-        }
-        let mut text = Zeroizing::new(String::new());
-        file.take(FILE_MAX)
-            .read_to_string(&mut text)
-            .map_err(fault)?;
-        Self::parse(&text)
+        Self::parse(&read_text(path)?)
     }
 
     /// Reads the file, or makes it with one new key, mode 0600, durably: a key that seals
@@ -101,39 +99,84 @@ impl KeyRing {
         }
     }
 
-    /// Written beside and linked into place, so that a crash leaves no half of a key and two
-    /// starts at once agree on one.
+    /// Linked into place, so that of two starts at once one wins and both agree.
     fn create(path: &Path, random: &Zeroizing<[u8; 32]>) -> io::Result<()> {
-        let dir = path.parent().filter(|d| !d.as_os_str().is_empty());
-        let dir = dir.unwrap_or(Path::new("."));
         if path.try_exists()? {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        let beside = path.with_extension(format!("new-{}", std::process::id()));
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&beside)?;
-        let text = Zeroizing::new(format!(
-            "# Bodhi's master keys, oldest first. Whoever has this file and the store can read \
-             the stored provider keys; without it nobody can. Keep a copy apart from the store.\n\
-             k1 {}\n",
-            *Zeroizing::new(STANDARD.encode(random.as_slice()))
-        ));
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
+        let text = Self::first_text(random);
+        let beside = write_beside(path, &text)?;
         let linked = std::fs::hard_link(&beside, path);
         std::fs::remove_file(&beside)?;
         linked?;
-        File::open(dir)?.sync_all()
+        sync_folder(path)
     }
 
-    /// The key that seals.
-    pub(super) fn newest(&self) -> (&str, &[u8; 32]) {
-        let (id, key) = self.keys.last().expect("parse refuses an empty ring");
-        (id, key)
+    /// The text of a new ring with one key.
+    pub(super) fn first_text(random: &Zeroizing<[u8; 32]>) -> Zeroizing<String> {
+        Zeroizing::new(format!(
+            "# Bodhi's master keys, oldest first. Whoever has this file and the store can read \
+             the stored provider keys; without it nobody can. Keep a copy apart from the store.\n\
+             {}",
+            *line("k1", random)
+        ))
+    }
+
+    /// Adds a line to the file, durably, and answers the new ring.
+    pub(super) fn append(
+        path: &Path,
+        id: &str,
+        random: &Zeroizing<[u8; 32]>,
+    ) -> Result<Self, RingError> {
+        let mut text = read_text(path)?;
+        if !text.is_empty() && !text.ends_with('\n') {
+            text.push('\n');
+        }
+        text.push_str(&line(id, random));
+        Self::rewrite(path, &text)
+    }
+
+    /// Takes a line out of the file, durably, and answers the new ring.
+    pub(super) fn remove(path: &Path, id: &str) -> Result<Self, RingError> {
+        let text = read_text(path)?;
+        let mut kept = Zeroizing::new(String::with_capacity(text.len()));
+        for line in text.lines() {
+            if parse_line(line.trim()).is_none_or(|(other, _)| other != id) {
+                kept.push_str(line);
+                kept.push('\n');
+            }
+        }
+        Self::rewrite(path, &kept)
+    }
+
+    /// Judged before it is written: a file that cannot be read again must not come to be.
+    fn rewrite(path: &Path, text: &str) -> Result<Self, RingError> {
+        let ring = Self::parse(text)?;
+        let write = || {
+            std::fs::rename(write_beside(path, text)?, path)?;
+            sync_folder(path)
+        };
+        write().map_err(|e| RingError::File(path.to_owned(), e))?;
+        Ok(ring)
+    }
+
+    /// The ids, oldest first.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        self.keys.iter().map(|(id, _)| id.as_str())
+    }
+
+    /// An id of the form `k7` that none of them has.
+    pub fn next_id(&self) -> String {
+        let numbers = self
+            .ids()
+            .filter_map(|id| id.strip_prefix('k')?.parse::<u32>().ok());
+        format!("k{}", numbers.max().unwrap_or(0).saturating_add(1))
+    }
+
+    /// The id of the key that was added last.
+    pub fn newest(&self) -> &str {
+        let (id, _) = self.keys.last().expect("parse refuses an empty ring");
+        id
     }
 
     pub(super) fn get(&self, id: &str) -> Option<&[u8; 32]> {
@@ -143,10 +186,48 @@ impl KeyRing {
             .map(|(_, key)| &**key)
     }
 
-    /// Whether `id` names the key that seals.
-    pub(crate) fn is_newest(&self, id: &str) -> bool {
-        self.newest().0 == id
+    /// Whether `id` names the key that was added last.
+    pub fn is_newest(&self, id: &str) -> bool {
+        self.newest() == id
     }
+}
+
+fn read_text(path: &Path) -> Result<Zeroizing<String>, RingError> {
+    let fault = |e| RingError::File(path.to_owned(), e);
+    let file = File::open(path).map_err(fault)?;
+    let mode = file.metadata().map_err(fault)?.mode() & 0o777;
+    if mode & 0o007 != 0 {
+        return Err(RingError::Exposed(path.to_owned(), mode));
+    }
+    let mut text = Zeroizing::new(String::new());
+    file.take(FILE_MAX)
+        .read_to_string(&mut text)
+        .map_err(fault)?;
+    Ok(text)
+}
+
+/// Writes a private file beside `path`, durably, so that a crash leaves no half of a key.
+fn write_beside(path: &Path, text: &str) -> io::Result<PathBuf> {
+    let beside = path.with_extension(format!("new-{}", std::process::id()));
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&beside)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    Ok(beside)
+}
+
+fn sync_folder(path: &Path) -> io::Result<()> {
+    let dir = path.parent().filter(|d| !d.as_os_str().is_empty());
+    File::open(dir.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+fn line(id: &str, random: &Zeroizing<[u8; 32]>) -> Zeroizing<String> {
+    let key = Zeroizing::new(STANDARD.encode(random.as_slice()));
+    Zeroizing::new(format!("{id} {}\n", *key))
 }
 
 /// The length of a parsed id.
@@ -194,7 +275,7 @@ mod tests {
         KeyRing::read_or_create(&path, &Zeroizing::new([7; 32])).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         let again = KeyRing::read_or_create(&path, &Zeroizing::new([8; 32])).unwrap();
-        assert_eq!(again.newest(), ("k1", &[7; 32]));
+        assert_eq!((again.newest(), again.get("k1")), ("k1", Some(&[7; 32])));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 

@@ -3,7 +3,7 @@
 use bodhi_proto::names::TokenId;
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
-use super::damaged;
+use crate::store::rows::damaged;
 use crate::store::{Actor, AuditEvent, AuditRow, StoreError};
 
 pub(super) fn append(

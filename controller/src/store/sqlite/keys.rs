@@ -1,22 +1,32 @@
 //! Rows of sealed provider keys.
 
-use bodhi_proto::names::ObjectRef;
-use bodhi_proto::snapshot::BaseUrl;
 use rusqlite::{OptionalExtension as _, Row, Transaction, params};
 
-use super::{audit, damaged, next_change};
-use crate::store::seal::{self, Binding, KeyRing, Purpose};
-use crate::store::{Actor, AuditAction, AuditEvent, KeyChange, ObjectUid, StoreError, StoredKey};
+use super::{audit, next_change};
+use crate::store::rows::{KeyRow, count_by_master_key, holding, seal_key};
+use crate::store::seal::Keys;
+use crate::store::{
+    Actor, AuditAction, AuditEvent, KeyChange, ObjectUid, ResealOutcome, Resealed, Sealing,
+    StoreError, StoredKey,
+};
 
 const COLUMNS: &str = "uid, object, origin, sealed, change_seq";
 
 pub(super) fn set(
     tx: &Transaction<'_>,
-    ring: &KeyRing,
+    keys: &Keys,
     key: &StoredKey,
     by: Actor,
     now: i64,
 ) -> Result<u64, StoreError> {
+    let seals = match seals(tx)? {
+        Some(id) => id,
+        None => {
+            let id = keys.ring().newest().to_owned();
+            set_seals(tx, &id)?;
+            id
+        }
+    };
     let change_seq = next_change(tx)?;
     tx.prepare_cached(
         "INSERT INTO keys (uid, object, origin, sealed, changed, change_seq)
@@ -28,7 +38,7 @@ pub(super) fn set(
         key.uid.as_str(),
         key.object.to_string(),
         key.origin.to_string(),
-        sealed(ring, key)?,
+        seal_key(keys, &seals, key)?,
         now,
         change_seq,
     ])?;
@@ -68,20 +78,20 @@ pub(super) fn remove(
 
 pub(super) fn find(
     tx: &Transaction<'_>,
-    ring: &KeyRing,
+    keys: &Keys,
     uid: &ObjectUid,
 ) -> Result<Option<StoredKey>, StoreError> {
     let mut statement = tx.prepare_cached(&format!("SELECT {COLUMNS} FROM keys WHERE uid = ?1"))?;
     let mut rows = statement.query([uid.as_str()])?;
     match rows.next()? {
-        Some(row) => Ok(parse(row, ring)?.key),
+        Some(row) => parse(row)?.parse(keys)?.key.opened(),
         None => Ok(None),
     }
 }
 
 pub(super) fn changed_since(
     tx: &Transaction<'_>,
-    ring: &KeyRing,
+    keys: &Keys,
     seq: u64,
 ) -> Result<Vec<KeyChange>, StoreError> {
     let mut statement = tx.prepare_cached(&format!(
@@ -90,72 +100,95 @@ pub(super) fn changed_since(
     let mut rows = statement.query([seq])?;
     let mut changed = Vec::new();
     while let Some(row) = rows.next()? {
-        changed.push(parse(row, ring)?);
+        changed.push(parse(row)?.parse(keys)?);
     }
     Ok(changed)
 }
 
-/// Seals with the newest master key what an older one sealed.
-pub(super) fn reseal(tx: &Transaction<'_>, ring: &KeyRing) -> Result<(), StoreError> {
-    let mut outdated = Vec::new();
-    let mut statement = tx.prepare(&format!(
-        "SELECT {COLUMNS} FROM keys WHERE sealed IS NOT NULL"
-    ))?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        let old: Vec<u8> = row.get(3)?;
-        if !ring.is_newest(seal::key_id(&old)?) {
-            outdated.extend(parse(row, ring)?.key);
-        }
+pub(super) fn sealing(tx: &Transaction<'_>) -> Result<Sealing, StoreError> {
+    let mut statement = tx.prepare_cached("SELECT sealed FROM keys WHERE sealed IS NOT NULL")?;
+    let sealed = statement.query_map([], |row| row.get(0))?;
+    let sealed = sealed.collect::<Result<Vec<Vec<u8>>, _>>()?;
+    Ok(Sealing {
+        seals: seals(tx)?,
+        sealed: count_by_master_key(&sealed)?,
+    })
+}
+
+pub(super) fn seal_with(
+    tx: &Transaction<'_>,
+    keys: &Keys,
+    id: &str,
+    by: Actor,
+    now: i64,
+) -> Result<(), StoreError> {
+    holding(keys, id)?;
+    if seals(tx)?.as_deref() == Some(id) {
+        return Ok(());
     }
-    for key in outdated {
+    set_seals(tx, id)?;
+    let event = AuditEvent {
+        action: AuditAction::MasterKeyRotate,
+        object: format!("MasterKey/{id}"),
+    };
+    audit::append(tx, event, by, now)
+}
+
+/// Looks at the key after this one, in order of uid, and seals it anew if it is outdated.
+pub(super) fn reseal_next(
+    tx: &Transaction<'_>,
+    keys: &Keys,
+    after: Option<&ObjectUid>,
+) -> Result<Option<Resealed>, StoreError> {
+    let row = {
+        let mut statement = tx.prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM keys WHERE sealed IS NOT NULL AND uid > ?1 ORDER BY uid LIMIT 1"
+        ))?;
+        let mut rows = statement.query([after.map_or("", ObjectUid::as_str)])?;
+        rows.next()?.map(parse).transpose()?
+    };
+    let (Some(row), Some(seals)) = (row, seals(tx)?) else {
+        return Ok(None);
+    };
+    let (resealed, sealed) = row.resealed(keys, &seals)?;
+    if let Some(sealed) = sealed {
         tx.prepare_cached("UPDATE keys SET sealed = ?2 WHERE uid = ?1")?
-            .execute(params![key.uid.as_str(), sealed(ring, &key)?])?;
+            .execute(params![resealed.uid.as_str(), sealed])?;
+    }
+    Ok(Some(resealed))
+}
+
+/// Lets the newest master key seal, and seals anew what older ones sealed.
+pub(super) fn take_newest(tx: &Transaction<'_>, keys: &Keys) -> Result<(), StoreError> {
+    set_seals(tx, keys.ring().newest())?;
+    let mut last = None;
+    while let Some(Resealed { uid, outcome }) = reseal_next(tx, keys, last.as_ref())? {
+        if let ResealOutcome::Unreadable(error) = outcome {
+            tracing::error!(%uid, %error, "a stored key cannot be read");
+        }
+        last = Some(uid);
     }
     Ok(())
 }
 
-fn sealed(ring: &KeyRing, key: &StoredKey) -> Result<Vec<u8>, StoreError> {
-    let mut nonce = [0; 12];
-    getrandom::fill(&mut nonce)
-        .map_err(|e| StoreError::Unavailable(format!("no random numbers: {e}")))?;
-    let binding = Binding {
-        purpose: Purpose::ProviderKey,
-        row: &key.uid,
-        origin: &key.origin,
-    };
-    Ok(seal::seal(ring, &binding, nonce, &key.secret))
+fn seals(tx: &Transaction<'_>) -> Result<Option<String>, StoreError> {
+    Ok(tx
+        .prepare_cached("SELECT sealing_key FROM counters")?
+        .query_row([], |row| row.get(0))?)
 }
 
-fn parse(row: &Row<'_>, ring: &KeyRing) -> Result<KeyChange, StoreError> {
-    let uid: String = row.get(0)?;
-    let uid = ObjectUid::parse(&uid).map_err(|e| damaged("a key's uid", e))?;
-    let object: String = row.get(1)?;
-    let object = ObjectRef::parse(&object).map_err(|e| damaged("a key's object", e))?;
-    let origin: String = row.get(2)?;
-    let origin = BaseUrl::parse(&origin)
-        .map_err(|e| damaged("a key's origin", e))?
-        .origin;
-    let sealed: Option<Vec<u8>> = row.get(3)?;
-    let key = match sealed {
-        None => None,
-        Some(sealed) => {
-            let binding = Binding {
-                purpose: Purpose::ProviderKey,
-                row: &uid,
-                origin: &origin,
-            };
-            Some(StoredKey {
-                secret: seal::open(ring, &binding, &sealed)?,
-                uid: uid.clone(),
-                object,
-                origin,
-            })
-        }
-    };
-    Ok(KeyChange {
-        uid,
-        key,
+fn set_seals(tx: &Transaction<'_>, id: &str) -> Result<(), StoreError> {
+    tx.prepare_cached("UPDATE counters SET sealing_key = ?1")?
+        .execute([id])?;
+    Ok(())
+}
+
+fn parse(row: &Row<'_>) -> Result<KeyRow, StoreError> {
+    Ok(KeyRow {
+        uid: row.get(0)?,
+        object: row.get(1)?,
+        origin: row.get(2)?,
+        sealed: row.get(3)?,
         change_seq: row.get(4)?,
     })
 }

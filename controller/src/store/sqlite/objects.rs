@@ -4,7 +4,8 @@ use bodhi_proto::names::ObjectRef;
 use rusqlite::{OptionalExtension as _, Transaction, params};
 use serde_json::Value;
 
-use super::{damaged, keys};
+use super::keys;
+use crate::store::rows::{damaged, new_uid};
 use crate::store::{Actor, ObjectRecord, ObjectUid, SeenObject, StoreError};
 
 pub(super) fn see(
@@ -21,10 +22,7 @@ pub(super) fn see(
     )?;
     let mut records = Vec::with_capacity(objects.len());
     for SeenObject { object, digest } in objects {
-        let mut random = [0; 16];
-        getrandom::fill(&mut random)
-            .map_err(|e| StoreError::Unavailable(format!("no random numbers: {e}")))?;
-        let uid = ObjectUid::from_random(random);
+        let uid = new_uid()?;
         let row = upsert.query_row(
             params![object.to_string(), uid.as_str(), digest, now],
             |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),

@@ -3,7 +3,7 @@
 use bodhi_proto::names::ObjectRef;
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
-use super::damaged;
+use crate::store::rows::damaged;
 use crate::store::{ResponseRecord, StoreError};
 
 pub(super) fn record(tx: &Transaction<'_>, records: &[ResponseRecord]) -> Result<(), StoreError> {

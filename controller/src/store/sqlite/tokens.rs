@@ -1,13 +1,11 @@
 //! Rows of tokens.
 
-use std::num::NonZeroU32;
-use std::sync::Arc;
-
-use bodhi_proto::names::{ModelName, TokenId};
-use bodhi_proto::snapshot::{Globs, ModelCap, Scope, Token, TokenHash, TokenLimits};
+use bodhi_proto::names::TokenId;
+use bodhi_proto::snapshot::TokenHash;
 use rusqlite::{OptionalExtension as _, Row, Transaction, params};
 
-use super::{audit, damaged, next_change};
+use super::{audit, next_change};
+use crate::store::rows::{TokenRow, taken};
 use crate::store::{
     Actor, AuditAction, AuditEvent, NewToken, Revoked, StoreError, TokenQuery, TokenRecord,
 };
@@ -17,54 +15,44 @@ const COLUMNS: &str = "id, hash, name, owner, scope, created, expires, revoked, 
 
 pub(super) fn create(
     tx: &Transaction<'_>,
-    new: NewToken,
+    new: &NewToken,
     by: Actor,
     now: i64,
 ) -> Result<TokenRecord, StoreError> {
-    let NewToken { token, name } = new;
-    let taken: bool = tx
-        .prepare_cached("SELECT EXISTS (SELECT 1 FROM tokens WHERE id = ?1 OR hash = ?2)")?
-        .query_row(params![token.id.as_str(), token.hash.0], |row| row.get(0))?;
-    if taken {
-        return Err(StoreError::Exists(format!("a token with id {}", token.id)));
+    let token = &new.token;
+    let existing = {
+        let mut statement = tx.prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM tokens WHERE id = ?1 OR hash = ?2"
+        ))?;
+        let mut rows = statement.query(params![token.id.as_str(), token.hash.0])?;
+        rows.next()?.map(parse).transpose()?
+    };
+    if let Some(existing) = existing {
+        return taken(existing, new);
     }
-    let change_seq = next_change(tx)?;
-    let models = token
-        .models
-        .as_ref()
-        .map(|globs| serde_json::Value::from_iter(globs.patterns()).to_string());
-    let caps = token
-        .output_caps
-        .iter()
-        .map(|cap| serde_json::json!([cap.model.as_str(), cap.limit]));
-    let limits = &token.limits;
+    let row = TokenRow::of(new, now, next_change(tx)?);
     tx.prepare_cached(&format!(
         "INSERT INTO tokens ({COLUMNS})
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, NULL, ?8, ?9, ?10, ?11, ?12, ?13)"
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)"
     ))?
     .execute(params![
-        token.id.as_str(),
-        token.hash.0,
-        name,
-        &*token.owner,
-        token.scope.as_str(),
-        now,
-        token.expires,
-        models,
-        serde_json::Value::from_iter(caps).to_string(),
-        limits.requests_per_minute.map(NonZeroU32::get),
-        limits.tokens_per_minute.map(NonZeroU32::get),
-        limits.concurrency.map(NonZeroU32::get),
-        change_seq,
+        row.id,
+        row.hash,
+        row.name,
+        row.owner,
+        row.scope,
+        row.created,
+        row.expires,
+        row.revoked,
+        row.models,
+        row.output_caps,
+        row.requests_per_minute,
+        row.tokens_per_minute,
+        row.concurrency,
+        row.change_seq,
     ])?;
     record(tx, AuditAction::TokenCreate, &token.id, by, now)?;
-    Ok(TokenRecord {
-        token: Arc::new(token),
-        name,
-        created: now,
-        revoked: None,
-        change_seq,
-    })
+    row.parse()
 }
 
 pub(super) fn revoke(
@@ -156,47 +144,21 @@ pub(super) fn changed_since(
 }
 
 fn parse(row: &Row<'_>) -> Result<TokenRecord, StoreError> {
-    let id: String = row.get(0)?;
-    let id = TokenId::parse(&id).map_err(|e| damaged("a token's id", e))?;
-    let bad = |what: &str| StoreError::Damaged(format!("token {id}: its {what}"));
-    let scope: String = row.get(4)?;
-    let models: Option<String> = row.get(8)?;
-    let models: Option<Vec<String>> = models
-        .map(|json| serde_json::from_str(&json))
-        .transpose()
-        .map_err(|_| bad("models"))?;
-    let caps: String = row.get(9)?;
-    let caps: Vec<(String, NonZeroU32)> =
-        serde_json::from_str(&caps).map_err(|_| bad("output caps"))?;
-    let cap = |(model, limit): (String, NonZeroU32)| {
-        let model = ModelName::parse(&model).map_err(|_| bad("output caps"))?;
-        Ok::<_, StoreError>(ModelCap { model, limit })
-    };
-    let limit = |column: usize| -> Result<Option<NonZeroU32>, StoreError> {
-        let value: Option<u32> = row.get(column)?;
-        value
-            .map(|n| NonZeroU32::new(n).ok_or_else(|| bad("limits")))
-            .transpose()
-    };
-    let token = Token {
-        hash: TokenHash(row.get(1)?),
-        owner: row.get::<_, String>(3)?.into(),
-        scope: Scope::parse(&scope).ok_or_else(|| bad("scope"))?,
-        expires: row.get(6)?,
-        models: models.map(Globs::new),
-        output_caps: caps.into_iter().map(cap).collect::<Result<_, _>>()?,
-        limits: TokenLimits {
-            requests_per_minute: limit(10)?,
-            tokens_per_minute: limit(11)?,
-            concurrency: limit(12)?,
-        },
-        id: id.clone(),
-    };
-    Ok(TokenRecord {
-        token: Arc::new(token),
+    let row = TokenRow {
+        id: row.get(0)?,
+        hash: row.get(1)?,
         name: row.get(2)?,
+        owner: row.get(3)?,
+        scope: row.get(4)?,
         created: row.get(5)?,
+        expires: row.get(6)?,
         revoked: row.get(7)?,
+        models: row.get(8)?,
+        output_caps: row.get(9)?,
+        requests_per_minute: row.get(10)?,
+        tokens_per_minute: row.get(11)?,
+        concurrency: row.get(12)?,
         change_seq: row.get(13)?,
-    })
+    };
+    row.parse()
 }
