@@ -200,6 +200,10 @@ async fn live(flags: &Flags, starter: impl Starter, state: &Arc<State>) -> Fatal
             tokio::select! {
                 fatal = hangs(&serving, Duration::from_secs(flags.hang)) => fatal,
                 fatal = exhausts(&serving) => fatal,
+                words = serving.runner.ended() => {
+                    let message = format!("the engine's thread has ended: {words}");
+                    Fatal::new(Reason::EngineFailed, message)
+                }
             }
         }
         Err(fatal) => fatal,

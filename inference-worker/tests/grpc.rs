@@ -6,7 +6,7 @@ mod support;
 mod whole;
 
 use std::num::NonZeroU32;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bodhi_proto::chat::{
     Embedded, Embedding, Event, FaultCode, FinishReason, Generation, OutputFormat, Phase, Prompt,
@@ -366,6 +366,22 @@ async fn an_engine_that_hangs_ends_the_worker() {
     assert_eq!(fault.code, FaultCode::Failed);
     assert!(fault.message.starts_with("EngineHung: "), "{fault}");
     assert_eq!(worker.ended().await.unwrap_err().reason, Reason::EngineHung);
+}
+
+#[tokio::test]
+async fn an_engine_that_panics_ends_the_worker_at_once() {
+    let (worker, mut client) = Worker::ready(Fake::default(), &[]).await;
+    let begun = Instant::now();
+    let fault = answer(&mut client, chat("<<!panic>>")).await.unwrap_err();
+    assert_eq!(fault.code, FaultCode::Failed);
+    let fatal = worker.ended().await.unwrap_err();
+    assert_eq!(fatal.reason, Reason::EngineFailed);
+    assert!(
+        fatal.message.ends_with("the prompt asks for a panic"),
+        "{fatal}"
+    );
+    // Not by the watch for hangs, which waits for a minute.
+    assert!(begun.elapsed() < Duration::from_secs(30));
 }
 
 #[tokio::test]

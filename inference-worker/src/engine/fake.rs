@@ -2,8 +2,8 @@
 //!
 //! A token is a byte. What it answers is in the prompt: `<<text>>` makes it say `text`, `<<40>>` makes
 //! it say forty tokens, and without either it repeats the prompt's last line (the last occurrence in the
-//! prompt counts, so that a conversation goes on). It notices when its cache holds anything but what the
-//! answer is based on, and fails then, as no real model would.
+//! prompt counts, so that a conversation goes on). `<<!panic>>` makes its thread panic. It notices when
+//! its cache holds anything but what the answer is based on, and fails then, as no real model would.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +24,8 @@ pub const MARK: Token = 257;
 /// How [`MARK`] is spelled.
 pub const MARK_TEXT: &str = "<|mark|>";
 const SIZE: Token = 258;
+/// What is never said.
+const PANIC: &str = "!panic";
 
 /// What it is like.
 #[derive(Debug, Clone, Copy)]
@@ -220,12 +222,14 @@ impl Model for Bytes {
     fn sampler(&self, request: SamplerRequest<'_>) -> Result<Box<dyn Sampler>, SamplerError> {
         Params::resolve(request.sampling, request.choice, request.context)?;
         let mut answer = answer(request.prompt);
+        let panics = answer == self.tokenize(PANIC, Special::Text);
         if request.choice > 0 {
             answer.extend(format!(" ({})", request.choice).bytes().map(Token::from));
         }
         Ok(Box::new(Reciter {
             read: request.prompt.to_vec(),
             answer: answer.into_iter(),
+            panics,
         }))
     }
 
@@ -245,6 +249,7 @@ impl Model for Bytes {
 struct Reciter {
     read: Vec<Token>,
     answer: std::vec::IntoIter<Token>,
+    panics: bool,
 }
 
 impl Sampler for Reciter {
@@ -252,6 +257,7 @@ impl Sampler for Reciter {
         if logits.first() != Some(&mark(&self.read)) {
             return Err(SamplerError::NotANumber);
         }
+        assert!(!self.panics, "the prompt asks for a panic");
         let token = self.answer.next().unwrap_or(END);
         self.read.push(token);
         Ok(token)

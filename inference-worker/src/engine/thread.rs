@@ -2,13 +2,15 @@
 
 mod driver;
 
+use std::any::Any;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use bodhi_proto::chat::{FinishReason, Load, Timings, Usage};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::job::check_prompt;
 use super::stream::{self, Sender};
@@ -59,6 +61,8 @@ pub struct Runner {
     queue: u32,
     commands: mpsc::Sender<Command>,
     gauges: Arc<Gauges>,
+    /// How the thread ended.
+    end: watch::Receiver<Option<String>>,
 }
 
 /// What the thread tells without being asked.
@@ -127,22 +131,29 @@ impl Runner {
                 ..Load::default()
             }),
         });
+        let (end, ended) = watch::channel(None);
         let runner = Self {
             model: engine.model(),
             shape,
             queue: options.queue,
             commands,
             gauges: Arc::clone(&gauges),
+            end: ended,
         };
         let (report, warm) = mpsc::channel();
+        let work = move || {
+            let result = engine.warm_up();
+            let is_warm = result.is_ok();
+            if report.send(result).is_ok() && is_warm {
+                Driver::new(engine, options, inbox, gauges).run();
+            }
+        };
         std::thread::Builder::new()
             .name("engine".into())
             .spawn(move || {
-                let result = engine.warm_up();
-                let is_warm = result.is_ok();
-                if report.send(result).is_ok() && is_warm {
-                    Driver::new(engine, options, inbox, gauges).run();
-                }
+                // Nothing of it is used any more: its readers were told when it was dropped.
+                let ended = catch_unwind(AssertUnwindSafe(work));
+                end.send_replace(ended.err().map(|panic| words_of(&*panic)));
             })?;
         match warm.recv() {
             Ok(result) => result?,
@@ -266,6 +277,17 @@ impl Runner {
         )
     }
 
+    /// Returns when the engine's thread has ended although it is wanted, with the last words of it.
+    pub async fn ended(&self) -> String {
+        let mut end = self.end.clone();
+        // Its sender is the thread's, and gone with it at the latest.
+        let words = match end.wait_for(Option::is_some).await {
+            Ok(words) => words.clone(),
+            Err(_) => None,
+        };
+        words.unwrap_or_else(|| "it said nothing".to_owned())
+    }
+
     /// Takes nothing more, and waits until all that was taken is done.
     pub async fn drain(&self) {
         self.gauges.draining.store(true, Ordering::Relaxed);
@@ -329,6 +351,15 @@ fn finish_empty(job: &Job, sender: &Sender) {
         },
         timings: Timings::default(),
     }));
+}
+
+/// What a panic said.
+fn words_of(panic: &(dyn Any + Send)) -> String {
+    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(words), _) => (*words).to_owned(),
+        (None, Some(words)) => words.clone(),
+        (None, None) => "it panicked".to_owned(),
+    }
 }
 
 fn normalize(vector: &mut [f32]) {

@@ -314,54 +314,11 @@ async fn embeds_inputs_in_order_whatever_their_size() {
 }
 
 #[tokio::test]
-async fn tells_streams_that_the_engine_has_died() {
-    /// Panics at the first step.
-    struct Dying(FakeEngine);
-
-    impl Engine for Dying {
-        type Saved = Vec<Token>;
-
-        fn shape(&self) -> Shape {
-            self.0.shape()
-        }
-        fn model(&self) -> Arc<dyn Model> {
-            self.0.model()
-        }
-        fn decode(&mut self, _: &[crate::engine::Row]) -> Result<(), crate::engine::DecodeError> {
-            panic!("as a defect would")
-        }
-        fn logits(&self, row: usize) -> &[f32] {
-            self.0.logits(row)
-        }
-        fn keep(&mut self, slot: crate::slots::SlotId, keep: usize) -> usize {
-            self.0.keep(slot, keep)
-        }
-        fn copy(
-            &mut self,
-            from: crate::slots::SlotId,
-            to: crate::slots::SlotId,
-            keep: usize,
-        ) -> usize {
-            self.0.copy(from, to, keep)
-        }
-        fn save(&mut self, slot: crate::slots::SlotId, most: usize) -> Option<(Vec<Token>, usize)> {
-            self.0.save(slot, most)
-        }
-        fn restore(&mut self, slot: crate::slots::SlotId, saved: &Vec<Token>) -> bool {
-            self.0.restore(slot, saved)
-        }
-        fn embed(
-            &mut self,
-            inputs: &[&[Token]],
-        ) -> Result<Vec<Vec<f32>>, crate::engine::DecodeError> {
-            self.0.embed(inputs)
-        }
-    }
-
-    let engine = Dying(FakeEngine::new(Settings::default()));
-    let runner = Runner::start(engine, Options::default()).unwrap();
-    let stream = runner.submit(Job::new(vec![1])).unwrap();
+async fn tells_streams_and_whoever_watches_that_the_engine_has_died() {
+    let runner = quick();
+    let stream = runner.submit(job(&runner, "<<!panic>>")).unwrap();
     assert_eq!(collect(stream).await.unwrap_err(), JobError::Stopped);
+    assert_eq!(runner.ended().await, "the prompt asks for a panic");
     assert!(matches!(
         runner.submit(Job::new(vec![1])),
         Err(SubmitError::Stopped)
