@@ -72,7 +72,8 @@ struct Gauges {
     /// Requests that were taken and have no slot yet.
     waiting: AtomicU32,
     draining: AtomicBool,
-    /// When the thread last got on, in milliseconds since `start`, and one; 0: it has nothing to do.
+    /// When the thread last computed something, or began to have something to do, in milliseconds
+    /// since `start`, and one; 0: it has nothing to do.
     progress: AtomicU64,
     load: Mutex<Load>,
 }
@@ -104,6 +105,14 @@ impl Gauges {
         self.load.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// There is something to do, which from now on must get on.
+    fn begin(&self) {
+        if self.progress.load(Ordering::Relaxed) == 0 {
+            self.touch();
+        }
+    }
+
+    /// Something has got on.
     fn touch(&self) {
         let millis = self.start.elapsed().as_millis() as u64;
         self.progress.store(millis + 1, Ordering::Relaxed);
@@ -236,12 +245,14 @@ impl Runner {
     }
 
     async fn vectors(&self, inputs: Vec<Vec<Token>>) -> Result<Vec<Vec<f32>>, SubmitError> {
+        // Inputs are computed whole.
+        let most = self.shape.context.min(self.shape.batch);
         for input in &inputs {
             check_prompt(input, &*self.model)?;
-            if input.len() > self.shape.context {
+            if input.len() > most {
                 return Err(SubmitError::ContextLength {
                     prompt: input.len(),
-                    context: self.shape.context,
+                    context: most,
                 });
             }
         }
@@ -261,8 +272,8 @@ impl Runner {
         load
     }
 
-    /// How long the step that is being computed has taken; `None`: nothing is. A step takes seconds at
-    /// most, so that minutes mean that the engine hangs.
+    /// How long nothing has been computed although something waits; `None`: nothing waits. A step
+    /// takes seconds at most, so that minutes mean that the engine hangs.
     pub fn busy_for(&self) -> Option<Duration> {
         let since = self
             .gauges

@@ -17,6 +17,10 @@ use crate::sampling;
 use crate::scheduler::{Admission, Limits, Output, Scheduler, Task, TaskId};
 use crate::slots::Source;
 
+/// How often it is tried again when something waits and nothing can be computed. That would be a
+/// defect of ours: whoever watches for hangs ends the process, which until then must not burn a core.
+const STANDSTILL: Duration = Duration::from_millis(10);
+
 pub(super) struct Driver<E: Engine> {
     engine: E,
     model: Arc<dyn Model>,
@@ -90,11 +94,14 @@ impl<E: Engine> Driver<E> {
 
     pub(super) fn run(mut self) {
         while self.take_in() {
-            self.gauges.touch();
             self.drop_stopped();
             self.admit();
-            self.step();
-            self.embed();
+            let computed = [self.step(), self.embed()];
+            if computed.contains(&true) {
+                self.gauges.touch();
+            } else if !self.is_idle() {
+                std::thread::sleep(STANDSTILL);
+            }
             self.report();
         }
         debug!("the engine's thread ends");
@@ -126,6 +133,7 @@ impl<E: Engine> Driver<E> {
     }
 
     fn take(&mut self, command: Command) {
+        self.gauges.begin();
         match command {
             Command::Generate(generate) => self.enqueue(*generate),
             Command::Embed(work) => self.embeddings.push_back(Embedding {
@@ -229,10 +237,11 @@ impl<E: Engine> Driver<E> {
         kept
     }
 
-    fn step(&mut self) {
+    /// Computes the next step. `false`: there is nothing to compute.
+    fn step(&mut self) -> bool {
         let plan = self.scheduler.step();
         if plan.rows.is_empty() {
-            return;
+            return false;
         }
         self.outputs.clone_from(&plan.outputs);
         let start = Instant::now();
@@ -243,6 +252,7 @@ impl<E: Engine> Driver<E> {
             }
             Err(error) => self.fail(&error),
         }
+        true
     }
 
     /// Chooses a token at every output of the step.
@@ -300,8 +310,9 @@ impl<E: Engine> Driver<E> {
         }
     }
 
-    /// Computes the vectors of as many inputs as fit into a step, whosever they are.
-    fn embed(&mut self) {
+    /// Computes the vectors of as many inputs as fit into a step, whosever they are. `false`: there
+    /// is nothing to compute.
+    fn embed(&mut self) -> bool {
         let gauges = &self.gauges;
         self.embeddings.retain(|embedding| {
             let wanted = !embedding.work.reply.is_closed();
@@ -324,7 +335,8 @@ impl<E: Engine> Driver<E> {
                 fits
             })
             .collect();
-        if !inputs.is_empty() {
+        let computes = !inputs.is_empty();
+        if computes {
             let tokens: usize = inputs.iter().map(|input| input.len()).sum();
             match self.engine.embed(&inputs) {
                 Ok(vectors) => {
@@ -352,6 +364,7 @@ impl<E: Engine> Driver<E> {
             self.gauges.waiting.fetch_sub(1, Ordering::Relaxed);
             let _ = embedding.work.reply.send(Ok(embedding.vectors));
         }
+        computes
     }
 
     fn report(&self) {

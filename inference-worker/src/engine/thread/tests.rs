@@ -325,3 +325,39 @@ async fn tells_streams_and_whoever_watches_that_the_engine_has_died() {
     ));
     runner.drain().await;
 }
+
+#[tokio::test]
+async fn a_thread_that_turns_round_without_computing_counts_as_standing_still() {
+    let mut settings = Settings::default();
+    // No engine is like this: what is submitted never has its turn.
+    settings.shape.slots = 0;
+    let runner = runner(settings, Options::default());
+    assert_eq!(runner.busy_for(), None);
+    let waits = runner.submit(job(&runner, "<<hello>>")).unwrap();
+    let patience = Duration::from_millis(100);
+    while runner.busy_for().is_none_or(|busy| busy < patience) {
+        // More work is no progress either.
+        drop(runner.submit(job(&runner, "<<hello>>")));
+        tokio::task::yield_now().await;
+    }
+    drop(waits);
+    runner.drain().await;
+    assert_eq!(runner.busy_for(), None);
+}
+
+#[tokio::test]
+async fn refuses_an_input_that_no_step_holds() {
+    let mut settings = Settings::default();
+    settings.shape.purpose = Purpose::Embed(Pooling::Mean);
+    settings.shape.batch = 16;
+    let runner = runner(settings, Options::default());
+    let inputs = |length| vec![vec![1; length]];
+    assert!(matches!(
+        runner.embed(inputs(17), false).await,
+        Err(SubmitError::ContextLength {
+            prompt: 17,
+            context: 16
+        })
+    ));
+    assert_eq!(runner.embed(inputs(16), false).await.unwrap().len(), 1);
+}
