@@ -26,6 +26,7 @@ use std::sync::Arc;
 
 use bodhi_proto::chat::{Conversation, OutputFormat};
 
+use crate::sampling::Grammar;
 use crate::text::Said;
 
 /// What a model's file says about its template.
@@ -84,27 +85,6 @@ pub struct ReasoningTags {
     pub start: String,
     /// Such as `</think>`; any of these.
     pub ends: Vec<String>,
-}
-
-/// A grammar of the answer (GBNF).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Grammar {
-    /// Its text; the first rule is `root`.
-    pub gbnf: String,
-    /// `Some`: it holds from a trigger on. `None`: it holds from the start.
-    pub lazy: Option<Triggers>,
-    /// The end of the prompt that the grammar begins with: a sampler accepts it first, unless
-    /// the grammar is lazy.
-    pub generation_prompt: String,
-}
-
-/// What sets a lazy grammar going.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Triggers {
-    /// Texts in the answer.
-    pub words: Vec<String>,
-    /// Regular expressions (ECMAScript); the grammar begins with the first group, or the match.
-    pub patterns: Vec<String>,
 }
 
 /// How an answer is read. Clones read answers to the same prompt.

@@ -6,6 +6,7 @@ mod common;
 use bodhi_proto::chat::{
     Conversation, Effort, Media, Message, OutputFormat, Part, Reasoning, ToolChoice,
 };
+use bodhi_worker::sampling::Trigger;
 use bodhi_worker::template::{Pool, Rendered, Rule, Source, Template, TemplateError};
 
 use common::{Heard, asks, called, conversation, heard, says, system, tool_says, weather};
@@ -365,27 +366,27 @@ async fn refuses_a_grammar_that_cannot_be_compiled() {
     assert!(
         rendered
             .grammar
-            .is_some_and(|grammar| grammar.lazy.is_none())
+            .is_some_and(|grammar| grammar.triggers.is_empty())
     );
 }
 
 #[tokio::test]
 async fn holds_calls_to_a_grammar_only_once_they_begin() {
     let grammar = rendered(&with_tools(ToolChoice::Auto)).await.grammar;
-    let lazy = grammar.and_then(|grammar| grammar.lazy).expect("lazy");
-    assert_eq!(lazy.words, ["<tool_call>\n"]);
+    let word = Trigger::Word("<tool_call>\n".into());
+    assert_eq!(grammar.expect("a grammar").triggers, [word]);
 }
 
 #[tokio::test]
 async fn holds_required_calls_to_a_grammar_from_the_start() {
     let grammar = rendered(&with_tools(ToolChoice::Required)).await.grammar;
     let grammar = grammar.expect("a grammar");
-    assert_eq!(grammar.lazy, None);
+    assert_eq!(grammar.triggers, []);
     assert!(grammar.gbnf.contains("get_time"));
 
     let named = rendered(&with_tools(ToolChoice::Named("get_weather".into()))).await;
     let grammar = named.grammar.expect("a grammar");
-    assert_eq!(grammar.lazy, None);
+    assert_eq!(grammar.triggers, []);
     assert!(!grammar.gbnf.contains("get_time"));
 }
 
@@ -483,7 +484,7 @@ async fn holds_output_to_json() {
         let template = template().await;
         let rendered = template.render(&hello, &format).await.expect("it renders");
         let grammar = rendered.grammar.clone().expect("a grammar");
-        assert_eq!(grammar.lazy, None);
+        assert_eq!(grammar.triggers, []);
         assert_eq!(whole(&rendered, "{\"a\": 1}").await.text, "{\"a\": 1}");
         assert!(
             template

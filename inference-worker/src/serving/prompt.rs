@@ -4,8 +4,8 @@ use bodhi_proto::chat::{Conversation, Fault, FaultCode, Generation, Prompt, RawP
 
 use super::Serving;
 use crate::engine::{Special, Token};
-use crate::sampling::{Grammar, Trigger};
-use crate::template::{self, Syntax};
+use crate::sampling::Grammar;
+use crate::template::Syntax;
 
 /// What the engine is asked, and how its answers are read.
 pub(super) struct Prompted {
@@ -54,7 +54,7 @@ async fn rendered(
     };
     Ok(Prompted {
         tokens,
-        grammar: rendered.grammar.map(grammar),
+        grammar: rendered.grammar,
         stops: rendered.stops,
         preserved: rendered
             .preserved_tokens
@@ -81,11 +81,7 @@ async fn plain(
     };
     Ok(Prompted {
         tokens,
-        grammar: serving
-            .template
-            .grammar(&generation.output)
-            .await?
-            .map(grammar),
+        grammar: serving.template.grammar(&generation.output).await?,
         stops: Vec::new(),
         preserved: Vec::new(),
         syntax: Syntax::text(),
@@ -122,16 +118,5 @@ fn echoed(serving: &Serving, prompt: &Text) -> String {
                 .flat_map(|token| serving.model().piece(*token));
             String::from_utf8_lossy(&pieces.copied().collect::<Vec<_>>()).into_owned()
         }
-    }
-}
-
-fn grammar(grammar: template::Grammar) -> Grammar {
-    let triggers = grammar.lazy.unwrap_or_default();
-    let words = triggers.words.into_iter().map(Trigger::Word);
-    let patterns = triggers.patterns.into_iter().map(Trigger::Pattern);
-    Grammar {
-        gbnf: grammar.gbnf,
-        triggers: words.chain(patterns).collect(),
-        generation_prompt: grammar.generation_prompt,
     }
 }

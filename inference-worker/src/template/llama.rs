@@ -9,10 +9,8 @@ use serde_json::{Value, json};
 
 use super::guard::Guard;
 use super::request::{self, Request};
-use super::{
-    Grammar, Overrun, Parser, Pool, ReasoningTags, Rendered, Source, Syntax, TemplateError,
-    Triggers, shim,
-};
+use super::{Overrun, Parser, Pool, ReasoningTags, Rendered, Source, Syntax, TemplateError, shim};
+use crate::sampling::{Grammar, Trigger};
 use crate::text::Said;
 
 /// A rendering that takes longer is given up.
@@ -183,11 +181,7 @@ impl Templates {
                 .await?
                 .map_err(TemplateError::Grammar)?,
         };
-        let grammar = Grammar {
-            gbnf,
-            lazy: None,
-            generation_prompt: String::new(),
-        };
+        let grammar = Grammar::new(gbnf);
         self.check(&grammar).await?;
         Ok(Some(grammar))
     }
@@ -256,21 +250,17 @@ fn json_of(request: &Request, mark: char) -> String {
 
 fn grammar(answer: &Answer, output: &OutputFormat) -> Option<Grammar> {
     if let OutputFormat::Grammar(gbnf) = output {
-        return Some(Grammar {
-            gbnf: gbnf.clone(),
-            lazy: None,
-            generation_prompt: String::new(),
-        });
+        return Some(Grammar::new(gbnf.as_str()));
     }
     if answer.grammar.is_empty() {
         return None;
     }
+    let words = answer.trigger_words.iter().cloned().map(Trigger::Word);
+    let patterns = answer.trigger_patterns.iter().cloned();
+    let triggers = words.chain(patterns.map(Trigger::Pattern));
     Some(Grammar {
         gbnf: answer.grammar.clone(),
-        lazy: answer.grammar_lazy.then(|| Triggers {
-            words: answer.trigger_words.clone(),
-            patterns: answer.trigger_patterns.clone(),
-        }),
+        triggers: triggers.filter(|_| answer.grammar_lazy).collect(),
         generation_prompt: answer.generation_prompt.clone(),
     })
 }

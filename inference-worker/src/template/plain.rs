@@ -8,7 +8,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::request::Request;
-use super::{Grammar, Parser, Rendered, Syntax, TemplateError};
+use super::{Parser, Rendered, Syntax, TemplateError};
+use crate::sampling::Grammar;
 use crate::text::{Call, Said};
 
 const OPEN: &str = "<tool_call>";
