@@ -192,7 +192,7 @@ async fn what_cannot_be_done_is_refused_with_its_parameter() {
             FaultCode::Unsupported,
             Some("suffix"),
         ),
-        (echo, FaultCode::Unsupported, Some("echo")),
+        (echo, FaultCode::InvalidValue, Some("echo")),
         (hot, FaultCode::InvalidValue, Some("temperature")),
         (strange, FaultCode::InvalidValue, Some("prompt")),
         (

@@ -72,8 +72,9 @@ async fn plain(
     generation: &Generation,
 ) -> Result<Prompted, Fault> {
     if raw.echo && generation.logprobs.is_some() {
-        let message = "log probabilities of the prompt ('echo' with 'logprobs') are not computed";
-        return Err(Fault::new(FaultCode::Unsupported, message).of("echo"));
+        let message = "log probabilities of the prompt are not computed: send 'echo' or 'logprobs', \
+                       not both";
+        return Err(Fault::new(FaultCode::InvalidValue, message).of("echo"));
     }
     let tokens = match &raw.suffix {
         Some(suffix) => infill(serving, &raw.prompt, suffix).await?,
