@@ -246,6 +246,28 @@ fn what_a_token_may_do_is_judged_again_after_a_wait() -> anyhow::Result<()> {
 }
 
 #[test]
+fn the_largest_request_is_reset_when_memory_is_nearly_exhausted() -> anyhow::Result<()> {
+    let rig = Rig::start(pool(PoolState::Starting))?;
+    let mut small = rig.send("<<5>>", true)?;
+    let mut large = rig.send(&"x".repeat(1 << 20), false)?;
+    rig.demands(0, 2)?;
+    // Others are refused from 92 % on; these two are in already.
+    rig.uses(95)?;
+    eventually("new requests to be refused", || {
+        let answer = rig.list().ok()?;
+        (answer.status == 503).then_some(())
+    })?;
+    rig.demands(0, 2)?;
+    rig.uses(97)?;
+    refused(&large.response()?, 503, "memory_pressure")?;
+    rig.demands(0, 1)?;
+    rig.uses(50)?;
+    let worker = rig.worker(&[])?;
+    rig.serve([&worker])?;
+    whole(&small.response()?, &words(5))
+}
+
+#[test]
 fn a_full_worker_refuses_and_another_is_asked() -> anyhow::Result<()> {
     let rig = Rig::start(pool(PoolState::Ready))?;
     let one = [

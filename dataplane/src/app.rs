@@ -88,7 +88,12 @@ impl DataPlane {
         }
         tokio::spawn(follow(snapshots, Arc::clone(&shared)));
         let reports = control.report(Arc::new(PoolsDemand(Arc::clone(&shared))));
-        tokio::spawn(memory::watch(Arc::clone(&gauge), memory::Source::find()));
+        let budget = Arc::clone(&shared.memory);
+        tokio::spawn(memory::watch(
+            Arc::clone(&gauge),
+            budget,
+            config.memory.clone(),
+        ));
         Ok(Self {
             listener,
             admin,

@@ -9,6 +9,7 @@ use bodhi_net::drain::Times;
 use bodhi_net::identity::{Client, ClientError, Identity, PemFile};
 use clap::Args;
 
+use crate::admission::memory;
 use crate::control::Connect;
 use crate::proxy::Limits;
 use crate::serve::TlsFiles;
@@ -172,6 +173,8 @@ pub struct Config {
     pub limits: Limits,
     /// Bytes that request bodies may take together.
     pub body_memory: usize,
+    /// What tells how much memory is left.
+    pub memory: memory::Source,
     /// Where the access log goes.
     pub access_log: AccessLogTo,
     /// Certificate and key for TLS.
@@ -221,9 +224,10 @@ impl ServeFlags {
                 ..Limits::default()
             },
             body_memory: match self.body_memory {
-                0 => crate::admission::memory::default_budget(),
+                0 => memory::default_budget(),
                 n => n,
             },
+            memory: memory::Source::find(),
             access_log: self.access_log,
             tls: self
                 .tls_cert

@@ -49,6 +49,7 @@ use crate::workers::Connections;
 
 use body::{Body, Prepared};
 use farewell::Farewell;
+use intake::{Admitted, unless_revoked};
 use local::{NotRun, Routed};
 use passthrough::SpliceBody;
 use relay::{Relay, Source};
@@ -277,9 +278,22 @@ impl Proxy {
         exchange: &mut Exchange,
     ) -> Result<Reply, Failure> {
         let (head, incoming) = request.into_parts();
-        let taken = self
-            .take_in(call, &head.headers, incoming, exchange)
-            .await?;
+        let mut admitted = self.admit(call, &head.headers, incoming)?;
+        let revocation = admitted.revocable();
+        let work = self.forward_admitted(active, token, call, &head, admitted, exchange);
+        unless_revoked(revocation, work).await
+    }
+
+    async fn forward_admitted(
+        &self,
+        active: &Active,
+        token: &Token,
+        call: &Call,
+        head: &Parts,
+        admitted: Admitted,
+        exchange: &mut Exchange,
+    ) -> Result<Reply, Failure> {
+        let taken = self.take_in(call, admitted, exchange).await?;
         let body = &taken.body;
         let asked = route::asked_model(call, body)?;
         exchange.model(&asked);
@@ -287,7 +301,7 @@ impl Proxy {
         let asking = Asking {
             token,
             call,
-            head: &head,
+            head,
             asked: &asked,
             body,
         };

@@ -1,6 +1,7 @@
 //! One local model without a controller behind it: a real data plane, real worker processes with
 //! the fake engine, and a test that says when which of them is served.
 
+use std::fs::{rename, write};
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroU32;
 use std::process::Command;
@@ -11,6 +12,7 @@ use anyhow::{Context as _, ensure};
 use bodhi_controller::sync::{
     Config, OwnersFuture, Publication, ResponseOwner, ResponseOwners, Server, Tokens,
 };
+use bodhi_dataplane::admission::memory;
 use bodhi_dataplane::app::DataPlane;
 use bodhi_dataplane::config::{self, AccessLogTo};
 use bodhi_dataplane::control::{self, Connect};
@@ -32,6 +34,8 @@ use tokio::runtime::Runtime;
 pub(crate) const MODEL: &str = "local";
 const TOKEN: &str = "token-of-the-rig";
 const CHAT: &str = "/v1/chat/completions";
+/// What the data plane believes that it may use, in bytes.
+const MEMORY: u64 = 1 << 30;
 
 /// A data plane that serves one local model.
 pub(crate) struct Rig {
@@ -127,6 +131,10 @@ fn free_port() -> anyhow::Result<SocketAddr> {
 impl Rig {
     /// Starts the data plane with this pool and no worker.
     pub(crate) fn start(pool: Pool) -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir()?;
+        write(folder.path().join("memory.max"), MEMORY.to_string())?;
+        write(folder.path().join("memory.stat"), "")?;
+        write(folder.path().join("memory.current"), "0")?;
         let runtime = Runtime::new()?;
         let entered = runtime.enter();
         let server = Server::new(Config {
@@ -139,6 +147,7 @@ impl Rig {
             threads: 2,
             limits: bodhi_dataplane::proxy::Limits::default(),
             body_memory: 256 << 20,
+            memory: memory::Source::CgroupV2(folder.path().to_owned()),
             access_log: AccessLogTo::Off,
             tls: None,
             drain: Times::default(),
@@ -162,7 +171,7 @@ impl Rig {
             admin,
             _drain: drain,
             _runtime: runtime,
-            folder: tempfile::tempdir()?,
+            folder,
         };
         rig.publish(Publication {
             upstreams: Some(Vec::new()),
@@ -294,6 +303,15 @@ impl Rig {
         })
     }
 
+    /// From now on the data plane believes that it uses this part of its memory.
+    pub(crate) fn uses(&self, percent: u64) -> anyhow::Result<()> {
+        let used = MEMORY / 100 * percent;
+        // Whole at every moment, as the kernel's own.
+        let new = self.folder.path().join("memory.new");
+        write(&new, used.to_string())?;
+        Ok(rename(new, self.folder.path().join("memory.current"))?)
+    }
+
     /// How far the data plane is, as `x-bodhi-mark` says it.
     pub(crate) fn mark(&self) -> String {
         let revision = self.revision.lock().expect("no test panicked");
@@ -332,6 +350,15 @@ impl Rig {
     /// A connection on which nothing was sent.
     pub(crate) fn connect(&self) -> anyhow::Result<Wire> {
         Wire::connect(self.address)
+    }
+
+    /// Asks which models there are, which no worker is needed for.
+    pub(crate) fn list(&self) -> anyhow::Result<Response> {
+        let headers = [("authorization", "Bearer token-of-the-rig")];
+        wire::call(
+            self.address,
+            &wire::request("GET", "/v1/models", &headers, b""),
+        )
     }
 
     /// Asks and waits for the answer.

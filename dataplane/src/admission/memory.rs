@@ -3,7 +3,11 @@
 //! Bodies are the one thing whose size clients choose, so they are paid for from a process-wide
 //! [`Budget`] before they are read: past it a request is refused while refusing is still
 //! cheap. [`Pressure`] looks at the whole process instead, once a second, and is the last resort
-//! before the kernel's own.
+//! before the kernel's own: at its worst, what the largest request was granted is taken back.
+
+mod largest;
+
+pub use largest::Revocation;
 
 use std::fs;
 use std::io;
@@ -13,15 +17,19 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::api::error::Failure;
+use largest::Largest;
 
 /// How often the readings are taken.
 const PERIOD: Duration = Duration::from_secs(1);
+/// Taking back less would help nobody.
+const LARGE: usize = 256 << 10;
 
 /// Bytes that bodies in flight may hold together, over all threads.
 #[derive(Debug)]
 pub struct Budget {
     limit: usize,
     held: AtomicUsize,
+    largest: Largest,
 }
 
 /// Bytes granted to one body; dropping it gives them back.
@@ -30,6 +38,8 @@ pub struct Reservation {
     budget: Arc<Budget>,
     granted: usize,
     used: usize,
+    /// Of a body that may be taken for the largest.
+    revocation: Option<Revocation>,
 }
 
 impl Budget {
@@ -38,6 +48,7 @@ impl Budget {
         Arc::new(Self {
             limit,
             held: AtomicUsize::new(0),
+            largest: Largest::default(),
         })
     }
 
@@ -56,7 +67,14 @@ impl Budget {
             budget: Arc::clone(self),
             granted: announced,
             used: 0,
+            revocation: None,
         })
+    }
+
+    /// Takes back what the largest request was granted, as far as one is large and can be revoked.
+    /// Answers how many bytes that were.
+    pub fn revoke_largest(&self) -> Option<usize> {
+        self.largest.revoke()
     }
 
     fn take(&self, bytes: usize) -> Result<(), Failure> {
@@ -78,16 +96,42 @@ impl Reservation {
         if let Some(missing) = used.checked_sub(self.granted).filter(|n| *n > 0) {
             self.budget.take(missing)?;
             self.granted = used;
+            if let Some(revocation) = &self.revocation {
+                revocation.grown(used);
+            }
         }
         self.used = used;
         Ok(())
+    }
+
+    /// From now on it may be taken back; what this returns tells when. `None`: it is too small for
+    /// that. `grows`: it may become larger than it is.
+    pub fn revocable(&mut self, grows: Grows) -> Option<Revocation> {
+        if self.granted < LARGE && grows == Grows::No {
+            return None;
+        }
+        let revocation = self.budget.largest.enter(self.granted);
+        self.revocation = Some(revocation.clone());
+        Some(revocation)
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
+        if let Some(revocation) = &self.revocation {
+            self.budget.largest.leave(revocation);
+        }
         self.budget.held.fetch_sub(self.granted, Ordering::Relaxed);
     }
+}
+
+/// Whether a body may turn out longer than was granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grows {
+    /// Its length was announced.
+    No,
+    /// It is sent in chunks.
+    Perhaps,
 }
 
 /// How close the process is to its memory limit. Ordered.
@@ -156,8 +200,9 @@ pub fn default_budget() -> usize {
     usize::try_from(limit / 2).unwrap_or(usize::MAX)
 }
 
-/// Keeps `gauge` up to date, for ever. For the control runtime: reading the files blocks for microseconds.
-pub async fn watch(gauge: Arc<Gauge>, source: Source) {
+/// Keeps `gauge` up to date, and takes back from `budget` what it must, for ever. For the control
+/// runtime: reading the files blocks for microseconds.
+pub async fn watch(gauge: Arc<Gauge>, budget: Arc<Budget>, source: Source) {
     let mut ticks = tokio::time::interval(PERIOD);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -168,6 +213,15 @@ pub async fn watch(gauge: Arc<Gauge>, source: Source) {
             tracing::warn!(?pressure, "memory pressure changed");
         }
         gauge.set(pressure);
+        // One at a time: the next reading tells whether it was enough.
+        if pressure == Pressure::Reset
+            && let Some(bytes) = budget.revoke_largest()
+        {
+            tracing::warn!(
+                bytes,
+                "memory is nearly exhausted: the largest request is reset"
+            );
+        }
     }
 }
 
@@ -300,6 +354,42 @@ mod tests {
         assert_eq!(budget.held(), 100);
         drop(one);
         assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn the_largest_is_taken_back_first_and_each_once() {
+        let budget = Budget::new(100 * LARGE);
+        assert_eq!(budget.revoke_largest(), None);
+        let mut small = budget.reserve(LARGE - 1).unwrap();
+        assert!(small.revocable(Grows::No).is_none());
+        let mut large = budget.reserve(2 * LARGE).unwrap();
+        let large_is = large.revocable(Grows::No).unwrap();
+        let mut grown = budget.reserve(0).unwrap();
+        let grown_is = grown.revocable(Grows::Perhaps).unwrap();
+        assert_eq!(
+            (large_is.is_revoked(), grown_is.is_revoked()),
+            (false, false)
+        );
+        grown.grow(3 * LARGE).unwrap();
+        assert_eq!(budget.revoke_largest(), Some(3 * LARGE));
+        assert_eq!(
+            (large_is.is_revoked(), grown_is.is_revoked()),
+            (false, true)
+        );
+        assert_eq!(budget.revoke_largest(), Some(2 * LARGE));
+        // Whoever holds the rest gives it back by itself.
+        assert_eq!(budget.revoke_largest(), None);
+        drop((small, large, grown));
+        assert_eq!(budget.held(), 0);
+
+        let mut gone = budget.reserve(LARGE).unwrap();
+        let gone_is = gone.revocable(Grows::No).unwrap();
+        drop(gone);
+        assert_eq!(budget.revoke_largest(), None);
+        assert!(!gone_is.is_revoked());
+        let mut begins = budget.reserve(0).unwrap();
+        let _begins_is = begins.revocable(Grows::Perhaps).unwrap();
+        assert_eq!(budget.revoke_largest(), None, "it is not large yet");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Taking in request bodies: bounded, judged as they arrive, never for longer than the pause
 //! a client may make.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
 
@@ -15,9 +15,16 @@ use tokio::time::timeout;
 
 use super::body::{Body, BodyError, Dialect, Intake};
 use super::{Exchange, Proxy};
-use crate::admission::memory::Reservation;
+use crate::admission::memory::{Grows, Reservation, Revocation};
 use crate::api::Call;
 use crate::api::error::Failure;
+
+/// A body that may be taken in.
+pub(super) struct Admitted {
+    incoming: Incoming,
+    limit: usize,
+    memory: Reservation,
+}
 
 /// A body and the memory it was granted.
 pub(super) struct Taken {
@@ -26,18 +33,63 @@ pub(super) struct Taken {
     _memory: Reservation,
 }
 
+impl Admitted {
+    /// What tells that the memory is taken back; `None`: it is too little for that.
+    pub(super) fn revocable(&mut self) -> Option<Revocation> {
+        let grows = match self.incoming.size_hint().exact() {
+            Some(_) => Grows::No,
+            None => Grows::Perhaps,
+        };
+        self.memory.revocable(grows)
+    }
+}
+
+/// Does `work` for a request, unless the memory of its body is taken back before it is done.
+pub(super) async fn unless_revoked<T>(
+    revocation: Option<Revocation>,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let mut work = pin!(work);
+    poll_fn(|cx| match (work.as_mut().poll(cx), &revocation) {
+        (Poll::Pending, Some(revocation)) => {
+            let revoked = revocation.poll_revoked(cx);
+            revoked.map(|()| Err(Failure::MemoryPressure))
+        }
+        (polled, _) => polled,
+    })
+    .await
+}
+
 impl Proxy {
+    /// Judges a body by its head, before any of it is read.
+    pub(super) fn admit(
+        &self,
+        call: &Call,
+        headers: &HeaderMap,
+        incoming: Incoming,
+    ) -> Result<Admitted, Failure> {
+        let limit = self.limit(call);
+        let memory = self.admit_body(headers, &incoming, limit)?;
+        judge_type(headers)?;
+        Ok(Admitted {
+            incoming,
+            limit,
+            memory,
+        })
+    }
+
     /// Takes in a JSON body and judges it as it arrives.
     pub(super) async fn take_in(
         &self,
         call: &Call,
-        headers: &HeaderMap,
-        mut incoming: Incoming,
+        admitted: Admitted,
         exchange: &mut Exchange,
     ) -> Result<Taken, Failure> {
-        let limit = self.limit(call);
-        let mut memory = self.admit_body(headers, &incoming, limit)?;
-        judge_type(headers)?;
+        let Admitted {
+            mut incoming,
+            limit,
+            mut memory,
+        } = admitted;
         let mut intake = Intake::new(dialect(call), limit);
         while let Some(frame) = self.frame(&mut incoming).await? {
             memory.grow(frame.len())?;
@@ -101,7 +153,7 @@ impl Proxy {
         loop {
             let next = {
                 let mut next = pin!(incoming.frame());
-                let ready = std::future::poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx))).await;
+                let ready = poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx))).await;
                 match ready {
                     Poll::Ready(frame) => frame,
                     Poll::Pending => timeout(self.shared.limits.body_idle, next)

@@ -129,10 +129,10 @@ impl Proxy {
     ) -> Result<Option<Taken>, Failure> {
         match http_body::Body::is_end_stream(&incoming) {
             true => Ok(None),
-            false => self
-                .take_in(call, headers, incoming, exchange)
-                .await
-                .map(Some),
+            false => {
+                let admitted = self.admit(call, headers, incoming)?;
+                self.take_in(call, admitted, exchange).await.map(Some)
+            }
         }
     }
 
