@@ -7,7 +7,7 @@ use reqwest::{Method, StatusCode, header};
 use serde_json::Value;
 use url::Url;
 
-use crate::connection::{Connection, is_this_machine};
+use crate::connection::{Connection, Gateway, is_this_machine};
 
 /// Longer than the controller gives a provider in `test` and `fetch-models`.
 const TIMEOUT: Duration = Duration::from_secs(120);
@@ -19,7 +19,7 @@ pub(crate) enum ClientError {
     #[error(
         "cannot reach {server}: {cause}. Is the gateway running (`bodhi up`)? Another one is named by BODHI_SERVER or --server"
     )]
-    Unreachable { server: Url, cause: String },
+    Unreachable { server: String, cause: String },
     /// The gateway answered with an error of its own.
     #[error("{}", refusal(*.status, code, message))]
     Refused {
@@ -29,7 +29,7 @@ pub(crate) enum ClientError {
     },
     /// Something else answered.
     #[error("{server} answered {status} without Bodhi's JSON. Is it a gateway's address?")]
-    Foreign { server: Url, status: StatusCode },
+    Foreign { server: String, status: StatusCode },
 }
 
 fn refusal(status: StatusCode, code: &str, message: &str) -> String {
@@ -44,9 +44,11 @@ fn refusal(status: StatusCode, code: &str, message: &str) -> String {
     format!("{message} ({} {code}){advice}", status.as_u16())
 }
 
-/// A client of one gateway with one token.
+/// A client of one gateway with one token, or none where a socket needs none.
 pub(crate) struct Client {
     server: Url,
+    /// The same for people.
+    place: String,
     http: reqwest::Client,
     runtime: tokio::runtime::Runtime,
 }
@@ -54,21 +56,34 @@ pub(crate) struct Client {
 impl Client {
     /// Prepares calls; nothing is sent yet.
     pub(crate) fn open(connection: &Connection) -> anyhow::Result<Self> {
-        let server = connection.server()?.clone();
-        let token = connection.token()?;
-        let mut bearer = header::HeaderValue::try_from(format!("Bearer {}", token.expose()))
-            .map_err(|_| anyhow::anyhow!("the token holds characters that no token has"))?;
-        bearer.set_sensitive(true);
-        let mut http = reqwest::Client::builder()
-            .default_headers([(header::AUTHORIZATION, bearer)].into_iter().collect())
+        let http = reqwest::Client::builder()
             // A redirect could carry the token elsewhere.
             .redirect(reqwest::redirect::Policy::none())
             .timeout(TIMEOUT);
-        if is_this_machine(&server) {
-            http = http.no_proxy();
-        }
+        let (server, place, http) = match connection.gateway()? {
+            Gateway::Server(server, token) => {
+                let mut bearer =
+                    header::HeaderValue::try_from(format!("Bearer {}", token.expose())).map_err(
+                        |_| anyhow::anyhow!("the token holds characters that no token has"),
+                    )?;
+                bearer.set_sensitive(true);
+                let headers = [(header::AUTHORIZATION, bearer)].into_iter().collect();
+                let mut http = http.default_headers(headers);
+                if is_this_machine(&server) {
+                    http = http.no_proxy();
+                }
+                (server.clone(), server.to_string(), http)
+            }
+            Gateway::Socket(path) => {
+                let place = format!("unix:{}", path.display());
+                // HTTP wants a host; nobody resolves it.
+                let server = Url::parse("http://localhost").expect("a URL");
+                (server, place, http.no_proxy().unix_socket(path))
+            }
+        };
         Ok(Self {
             server,
+            place,
             http: http.build()?,
             runtime: tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -93,14 +108,14 @@ impl Client {
         }
         self.runtime.block_on(async {
             let unreachable = |error: reqwest::Error| ClientError::Unreachable {
-                server: self.server.clone(),
+                server: self.place.clone(),
                 cause: root_cause(&error),
             };
             let response = request.send().await.map_err(unreachable)?;
             let status = response.status();
             let body = response.bytes().await.map_err(unreachable)?;
             read_answer(status, &body).ok_or_else(|| ClientError::Foreign {
-                server: self.server.clone(),
+                server: self.place.clone(),
                 status,
             })?
         })
@@ -143,7 +158,7 @@ fn read_answer(status: StatusCode, body: &[u8]) -> Option<Result<Value, ClientEr
 }
 
 /// The innermost cause: reqwest's own text repeats the URL and says little.
-fn root_cause(error: &reqwest::Error) -> String {
+pub(crate) fn root_cause(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return format!("no answer within {} s", TIMEOUT.as_secs());
     }

@@ -7,6 +7,7 @@ pub(crate) mod get;
 pub(crate) mod key;
 pub(crate) mod master_key;
 pub(crate) mod models;
+pub(crate) mod ping;
 pub(crate) mod store;
 pub(crate) mod token;
 pub(crate) mod up;

@@ -9,20 +9,23 @@ use url::{Host, Url};
 /// File in the data folder in which `bodhi up` keeps the token of this machine's CLI.
 pub(crate) const ADMIN_TOKEN_FILE: &str = "admin-token";
 
+/// The variable with the token to present.
+const TOKEN: &str = "BODHI_TOKEN";
+
 /// Options that every command takes.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Gateway")]
 pub(crate) struct Connection {
     /// Address of the gateway to manage. The token is taken from BODHI_TOKEN, or, for a
     /// gateway on this machine, from the data folder of `bodhi up`
-    #[arg(
-        long,
-        global = true,
-        env = "BODHI_SERVER",
-        value_name = "URL",
-        default_value = "http://localhost:1135"
-    )]
-    server: Url,
+    /// [default: http://localhost:1135]
+    #[arg(long, global = true, env = "BODHI_SERVER", value_name = "URL")]
+    server: Option<Url>,
+
+    /// Socket of a controller of this user's. It is asked, without a token, where neither --server
+    /// nor BODHI_TOKEN is given
+    #[arg(long, global = true, env = "BODHI_ADMIN_SOCKET", value_name = "FILE")]
+    admin_socket: Option<PathBuf>,
 
     /// Folder in which `bodhi up` keeps its database, keys and admin token
     /// [default: $XDG_DATA_HOME/bodhi or ~/.local/share/bodhi]
@@ -30,10 +33,32 @@ pub(crate) struct Connection {
     data: Option<PathBuf>,
 }
 
+/// Where nothing else is said.
+const USUAL_SERVER: &str = "http://localhost:1135";
+
+/// The gateway that is meant.
+pub(crate) enum Gateway {
+    /// By its address, with a token.
+    Server(Url, Secret),
+    /// By a socket that only its user opens.
+    Socket(PathBuf),
+}
+
 impl Connection {
+    /// The gateway, and the token to present.
+    pub(crate) fn gateway(&self) -> anyhow::Result<Gateway> {
+        match &self.admin_socket {
+            Some(path) if self.server.is_none() && std::env::var_os(TOKEN).is_none() => {
+                Ok(Gateway::Socket(path.clone()))
+            }
+            _ => Ok(Gateway::Server(self.server()?, self.token()?)),
+        }
+    }
+
     /// The gateway's address, judged.
-    pub(crate) fn server(&self) -> anyhow::Result<&Url> {
-        let server = &self.server;
+    pub(crate) fn server(&self) -> anyhow::Result<Url> {
+        let usual = || Url::parse(USUAL_SERVER).expect("a URL");
+        let server = self.server.clone().unwrap_or_else(usual);
         if !matches!(server.scheme(), "http" | "https") || server.host().is_none() {
             bail!("'{server}' is no gateway's address: write http://HOST:PORT or https://HOST");
         }
@@ -49,8 +74,8 @@ impl Connection {
     }
 
     /// The token to present: BODHI_TOKEN, else the one kept on this machine.
-    pub(crate) fn token(&self) -> anyhow::Result<Secret> {
-        if let Some(token) = std::env::var_os("BODHI_TOKEN") {
+    fn token(&self) -> anyhow::Result<Secret> {
+        if let Some(token) = std::env::var_os(TOKEN) {
             let token = token
                 .into_string()
                 .ok()
@@ -61,11 +86,9 @@ impl Connection {
             }
             return Ok(Secret::new(token));
         }
-        if !is_this_machine(self.server()?) {
-            bail!(
-                "BODHI_TOKEN is not set. A token kept on this machine is not sent to {}",
-                self.server
-            );
+        let server = self.server()?;
+        if !is_this_machine(&server) {
+            bail!("BODHI_TOKEN is not set. A token kept on this machine is not sent to {server}");
         }
         read_kept_token(&self.data()?)
     }

@@ -70,6 +70,8 @@ enum Command {
     /// Repair what a restored database means to data planes
     #[command(subcommand)]
     Store(commands::store::Command),
+    /// Ask whether gateways answer; no token is needed
+    Ping(commands::ping::Args),
     /// Judge manifests as the gateway would, without one
     Validate(commands::validate::Args),
     /// Print the CustomResourceDefinitions
@@ -98,6 +100,7 @@ fn run(command: Command, connection: &Connection, output: Output) -> anyhow::Res
         Command::MasterKey(command) => commands::master_key::run(&command, connection),
         Command::Audit(command) => commands::audit::run(&command, connection),
         Command::Store(command) => commands::store::run(&command, connection),
+        Command::Ping(args) => commands::ping::run(&args, connection),
         Command::Validate(args) => commands::validate::run(&args),
         Command::Crds(args) => commands::crds::run(&args),
     }

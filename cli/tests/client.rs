@@ -144,3 +144,66 @@ fn the_crds_are_two_yaml_documents() {
     let documents = text(&output.stdout).split("---\n").count();
     assert_eq!(documents, 2);
 }
+
+#[test]
+fn ping_knows_a_gateway_by_its_refusal() {
+    let refusal = r#"{"error":{"message":"No token.","code":"missing_credentials"}}"#;
+    let loading = r#"{"error":{"message":"No configuration yet.","code":"not_ready"}}"#;
+    for (status, body, code, words) in [
+        ("401 Unauthorized", refusal, 0, "is ready"),
+        (
+            "503 Service Unavailable",
+            loading,
+            1,
+            "503 not_ready: No configuration",
+        ),
+        ("200 OK", "<html>", 1, "it is no gateway"),
+    ] {
+        let gateway = Gateway::answering(status, body);
+        // The variable would be sent by any other command.
+        let output = run(
+            bodhi("http://unused", Some("canary"), &["ping", &gateway.url]),
+            "",
+        );
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        assert!(text(&output.stdout).contains(words), "{output:?}");
+        let request = gateway.request();
+        assert!(!request.headers.iter().any(|h| h.contains("canary")));
+    }
+    let output = run(bodhi("http://127.0.0.1:1", None, &["ping"]), "");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output.stdout).contains("cannot be reached"),
+        "{output:?}"
+    );
+}
+
+#[test]
+fn a_socket_is_asked_where_nothing_else_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("admin.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let served = std::thread::spawn(move || {
+        use std::io::{Read as _, Write as _};
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut head = [0; 4096];
+        let read = stream.read(&mut head).unwrap();
+        let answer = "HTTP/1.1 200 OK\r\ncontent-length: 11\r\n\r\n{\"data\":[]}";
+        stream.write_all(answer.as_bytes()).unwrap();
+        String::from_utf8_lossy(&head[..read]).to_lowercase()
+    });
+    let mut command = bodhi("", None, &["token", "list"]);
+    command
+        .env_remove("BODHI_SERVER")
+        .env("BODHI_ADMIN_SOCKET", &path);
+    let output = run(command, "");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let asked = served.join().unwrap();
+    assert!(asked.starts_with("get /bodhi/v1/tokens"), "{asked}");
+    assert!(!asked.contains("authorization"), "{asked}");
+    // Nobody listens there any more: a token means another gateway.
+    let other = Gateway::answering("200 OK", r#"{"data":[]}"#);
+    let mut command = bodhi(&other.url, Some("secret"), &["token", "list"]);
+    command.env("BODHI_ADMIN_SOCKET", &path);
+    assert_eq!(run(command, "").status.code(), Some(0));
+}

@@ -1,9 +1,10 @@
 //! The admin API under `/bodhi/v1`: tokens, keys, resources, audit, explain; with
 //! its description at `/openapi.json` and a page to try it at `/swagger-ui`.
 //!
-//! A caller shows a token of the store; what it may do is in each handler's first
-//! line. No answer carries a CORS header: another site's script has no business
-//! here. Keys go in and never come out; a token's text comes out once.
+//! A caller shows a token of the store, or comes by the [socket](serve_socket) that only our own
+//! user opens; what it may do is in each handler's first line. No answer carries a CORS
+//! header: another site's script has no business here. Keys go in and never come out; a token's
+//! text comes out once.
 //!
 //! The rest of the controller is reached through small traits ([`Resources`],
 //! [`ResourceWriter`], [`Routing`], [`Revocations`]), so that files and an API
@@ -19,12 +20,14 @@ mod manifests;
 mod master_keys;
 mod models;
 mod openapi;
+mod socket;
 mod status;
 mod tokens;
 mod trial;
 
 pub use error::ApiError;
 pub use manifests::{ApplyWriter, FileWriter, Rescan, ResourceWriter, WriteError, Written};
+pub use socket::serve_socket;
 pub use tokens::mint;
 
 use std::sync::Arc;

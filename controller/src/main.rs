@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use bodhi_controller::admin;
 use bodhi_controller::app::{Controller, FirstStart};
 use bodhi_controller::config::{
     ClusterConfig, ClusterFlags, Config, ListenSync, PolicyFlags, StoreFlags, SyncFlags,
@@ -44,6 +45,11 @@ struct Cli {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:1137")]
     listen: SocketAddr,
 
+    /// Socket of mode 0600 at which whoever runs as the same user is `admin`, without a token:
+    /// `bodhi` asks there where BODHI_ADMIN_SOCKET names it
+    #[arg(long, value_name = "FILE", env = "BODHI_ADMIN_SOCKET")]
+    admin_socket: Option<PathBuf>,
+
     /// The release's namespace: manifests without one belong there, and in a cluster it is the
     /// operator's own
     #[arg(
@@ -78,6 +84,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     let admin = TcpListener::bind(cli.listen)
         .await
         .with_context(|| format!("cannot listen on {} (admin API)", cli.listen))?;
+    let admin_socket = cli.admin_socket.clone();
     let mut controller = match cli.cluster.is_cluster(cli.manifests.is_some()) {
         true => start_in_cluster(cli, sync.address()).await?,
         false => start(cli).await?,
@@ -87,6 +94,9 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     let api = controller
         .health()
         .fallback_service(controller.admin.clone());
+    if let Some(path) = &admin_socket {
+        admin::serve_socket(controller.admin.clone(), path).await?;
+    }
     tokio::spawn(async move {
         if let Err(error) = axum::serve(admin, api).await {
             tracing::error!(%error, "the admin API ended");

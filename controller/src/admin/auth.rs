@@ -1,4 +1,4 @@
-//! Who is calling the admin API: a token of the store, and its scope.
+//! Who is calling the admin API: a token of the store, and its scope; or whoever reached the socket.
 
 use axum::extract::FromRequestParts;
 use axum::http::header;
@@ -7,7 +7,7 @@ use bodhi_proto::snapshot::{Scope, TokenHash};
 use bodhi_proto::token;
 use subtle::ConstantTimeEq as _;
 
-use super::{AdminState, ApiError};
+use super::{AdminState, ApiError, socket};
 use crate::store::{Actor, TokenRecord};
 
 /// An authenticated caller.
@@ -46,6 +46,11 @@ impl FromRequestParts<AdminState> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &AdminState) -> Result<Self, ApiError> {
+        if parts.extensions.get::<socket::Local>().is_some()
+            && !parts.headers.contains_key(header::AUTHORIZATION)
+        {
+            return Ok(socket::caller());
+        }
         let value = parts
             .headers
             .get(header::AUTHORIZATION)

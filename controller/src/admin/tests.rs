@@ -177,6 +177,37 @@ fn api_model(url: &str) -> Value {
     })
 }
 
+/// What the socket at `path` answers to a request without a body.
+async fn by_socket(path: &std::path::Path, request: &str) -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut stream = tokio::net::UnixStream::connect(path).await.unwrap();
+    let head = format!("{request}Host: local\r\nConnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn whoever_reaches_the_socket_is_admin_and_nobody_else_is() {
+    let gateway = Gateway::start();
+    let path = gateway._dir.path().join("admin.sock");
+    serve_socket(gateway.router.clone(), &path).await.unwrap();
+    let request = "GET /bodhi/v1/whoami HTTP/1.1\r\n";
+    let answer = by_socket(&path, request).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.contains(r#""scope":"admin""#), "{answer}");
+    // Who shows a token means it.
+    let token = gateway.token(1, "mia", Scope::User).await;
+    let named = format!("{request}Authorization: Bearer {}\r\n", token.expose());
+    let answer = by_socket(&path, &named).await;
+    assert!(answer.contains(r#""owner":"mia""#), "{answer}");
+    // The same router by another way.
+    let request = Request::get("/bodhi/v1/whoami").body(Body::empty());
+    let (status, ..) = gateway.raw(request.unwrap()).await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED);
+}
+
 #[tokio::test]
 async fn who_has_no_valid_token_is_told_which_way() {
     let gateway = Gateway::start();
