@@ -15,9 +15,10 @@ use bodhi_controller::sync::{
     Config, OwnersError, OwnersFuture, Publication, ResponseOwner, ResponseOwners, ServeError,
     Server, Tokens,
 };
-use bodhi_dataplane::control::{self, Connect, Connector, Control, Disk};
+use bodhi_dataplane::control::{self, Connect, Connector, Control, Controllers, Disk};
 use bodhi_dataplane::proxy::{OwnerLookup as _, ResponseRecord};
 use bodhi_net::identity::{self, Identity, PemFile, Role};
+use bodhi_net::places::Places;
 use bodhi_net::unix::BindError;
 use bodhi_proto::names::{ObjectRef, TokenId};
 use bodhi_proto::provider::{Family, Format};
@@ -596,8 +597,10 @@ async fn configuration_and_response_owners_go_over_mutual_tls() {
     });
 
     let own = files_of(folder.path(), "plane", "dataplane", &ca);
-    let client = identity::Client::load(own, "127.0.0.1", port).unwrap();
-    let control = plane(Connect::Tls(Arc::new(client)), None);
+    let client = Arc::new(identity::Client::load(own).unwrap());
+    let controllers =
+        Controllers::new(client, Places::from_iter([("127.0.0.1".to_owned(), port)])).unwrap();
+    let control = plane(Connect::Tls(Arc::new(controllers)), None);
     snapshot(&control, |s| serves(s, "fast") && knows(s, "a")).await;
     let record = ResponseRecord {
         id: "resp_1".into(),

@@ -6,12 +6,15 @@
 mod rig;
 
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::ensure;
+use bodhi_net::identity::worker_uri;
 use bodhi_proto::names::ModelName;
-use bodhi_proto::snapshot::{Globs, ModelCap, Pool, PoolState, Token};
+use bodhi_proto::snapshot::{Globs, ModelCap, Pool, PoolState, Token, WorkerId};
+use bodhi_tests::authority::{Authority, Issued};
 use bodhi_tests::process::eventually;
 use bodhi_tests::scripted::Scripted;
 use bodhi_tests::told::Told;
@@ -436,4 +439,115 @@ fn clients_that_leave_at_any_moment_leave_every_slot_free() -> anyhow::Result<()
         }
     }
     Ok(())
+}
+
+/// A certificate for this worker.
+fn good(ours: &Authority) -> impl Fn(&WorkerId) -> anyhow::Result<Issued> {
+    |id| ours.issue(&[&worker_uri(id)])
+}
+
+#[test]
+fn workers_on_other_machines_are_asked_over_mutual_tls() -> anyhow::Result<()> {
+    let ours = Authority::new("ours")?;
+    let rig = Rig::over_tls(pool(PoolState::Ready), &ours)?;
+    let workers = [
+        rig.tls_worker(good(&ours), &[])?,
+        rig.tls_worker(good(&ours), &[])?,
+    ];
+    rig.serve(&workers)?;
+    for n in 0..20 {
+        match n % 2 == 0 {
+            true => whole(&rig.ask("<<30>>", true)?, &words(30))?,
+            false => ensure!(rig.ask("<<3>>", false)?.status == 200),
+        }
+    }
+    rig.demands(0, 0)
+}
+
+/// Whoever has the address of a worker that ended has a certificate of ours perhaps, and gets no
+/// prompt; another worker is asked.
+#[test]
+fn only_the_very_pod_is_sent_a_prompt() -> anyhow::Result<()> {
+    let (ours, other) = (Authority::new("ours")?, Authority::new("other")?);
+    let rig = Rig::over_tls(pool(PoolState::Ready), &ours)?;
+    let worker = rig.tls_worker(good(&ours), &[])?;
+    let wrong = [
+        rig.tls_worker(
+            |_| ours.issue(&["bodhi:worker/bodhi/local/another-pod"]),
+            &[],
+        )?,
+        rig.tls_worker(|_| ours.issue(&["127.0.0.1", "localhost"]), &[])?,
+        rig.tls_worker(|id| ours.issue_until(&[&worker_uri(id)], 2020), &[])?,
+        rig.tls_worker(|id| other.issue(&[&worker_uri(id)]), &[])?,
+    ];
+    for wrong in &wrong {
+        rig.serve([wrong])?;
+        refused(&rig.ask("<<3>>", true)?, 502, "worker_lost")?;
+        rig.serve([wrong, &worker])?;
+        for _ in 0..5 {
+            whole(&rig.ask("<<3>>", true)?, &words(3))?;
+        }
+        let said = wrong.process.printed();
+        ensure!(said.contains("a connection was refused"), "{said}");
+    }
+    rig.demands(0, 0)
+}
+
+/// Both ends get new certificates again and again, and workers new names, so that connections are
+/// made all the time.
+#[test]
+fn renewal_under_load_costs_no_request() -> anyhow::Result<()> {
+    let ours = Authority::new("ours")?;
+    let rig = Rig::over_tls(pool(PoolState::Ready), &ours)?;
+    // Both names are good while data planes move from one to the other.
+    let named = |id: &WorkerId, round: usize| {
+        let name = |round| WorkerId {
+            worker: format!("{}-{round}", id.worker).into(),
+            ..id.clone()
+        };
+        let (now, next) = (worker_uri(&name(round)), worker_uri(&name(round + 1)));
+        ours.issue(&[&now, &next])
+    };
+    let arguments = ["--fake-step", "500", "--queue", "256"];
+    let mut workers = Vec::new();
+    for _ in 0..3 {
+        let worker = rig.tls_worker(|id| named(id, 0), &arguments)?;
+        workers.push((worker.id().clone(), worker));
+    }
+    for (id, worker) in &mut workers {
+        worker.rename(&format!("{}-0", id.worker));
+    }
+    rig.serve(workers.iter().map(|(_, worker)| worker))?;
+    let stop = AtomicBool::new(false);
+    let ask = || {
+        let mut answered = 0;
+        while !stop.load(Ordering::Relaxed) {
+            whole(&rig.ask("<<40>>", true)?, &words(40))?;
+            answered += 1;
+        }
+        anyhow::Ok(answered)
+    };
+    let mut renew = || {
+        for round in 1..rounds(10, 200) {
+            ours.issue(&["bodhi:dataplane"])?
+                .write(rig.folder(), "plane")?;
+            for (id, worker) in &mut workers {
+                let file = format!("worker-{}", id.worker);
+                named(id, round)?.write(rig.folder(), &file)?;
+                worker.rename(&format!("{}-{round}", id.worker));
+            }
+            rig.serve(workers.iter().map(|(_, worker)| worker))?;
+        }
+        anyhow::Ok(())
+    };
+    let answered = thread::scope(|scope| {
+        let asking: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
+        let renewed = renew();
+        stop.store(true, Ordering::Relaxed);
+        let answered = asking.into_iter().map(|t| t.join().expect("no panic"));
+        let answered = answered.sum::<anyhow::Result<usize>>()?;
+        renewed.map(|()| answered)
+    })?;
+    ensure!(answered >= 10, "{answered} requests are no load");
+    rig.demands(0, 0)
 }

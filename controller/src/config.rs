@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bodhi_net::identity::{Identity, PemError, PemFile, Role, Server};
+use bodhi_net::identity::{Credentials, Identity, PemError, PemFile, Role};
 use bodhi_proto::names::{ModelName, TokenId};
 use bodhi_proto::secret::Secret;
 use bodhi_proto::snapshot::{
@@ -95,7 +95,12 @@ pub enum ListenSync {
     /// A Unix socket that only the same user reaches.
     Unix(PathBuf),
     /// Mutual TLS.
-    Tls(SocketAddr, Server),
+    Tls(SocketAddr, Credentials),
+}
+
+impl ListenSync {
+    /// Who may call over TLS; each service says which of them.
+    pub const CALLERS: &[Role] = &[Role::DataPlane, Role::Controller];
 }
 
 /// Why data planes could not connect.
@@ -153,8 +158,7 @@ impl SyncFlags {
             key: file(key, "--sync-key"),
             authorities: file(authorities, "--sync-ca"),
         };
-        let server = Server::load(identity, &[Role::DataPlane])?;
-        Ok(ListenSync::Tls(address, server))
+        Ok(ListenSync::Tls(address, Credentials::files(identity)?))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -11,7 +12,7 @@ use bodhi_controller::config::{
     ClusterConfig, ClusterFlags, Config, ListenSync, PolicyFlags, StoreFlags, SyncFlags,
     WorkerFlags,
 };
-use bodhi_net::identity::Server;
+use bodhi_net::identity::{self, Credentials};
 use bodhi_net::{drain, logging};
 use clap::Parser;
 use tokio::net::TcpListener;
@@ -86,7 +87,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {} (admin API)", cli.listen))?;
     let admin_socket = cli.admin_socket.clone();
     let mut controller = match cli.cluster.is_cluster(cli.manifests.is_some()) {
-        true => start_in_cluster(cli, sync.address()).await?,
+        true => start_in_cluster(cli, &sync).await?,
         false => start(cli).await?,
     };
     let address = admin.local_addr()?;
@@ -110,10 +111,11 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     };
     match sync {
         Sync::Unix(path) => controller.sync.serve_unix(&path, shutdown).await?,
-        Sync::Tls(listener, _, identity) => {
+        Sync::Tls(listener, _, credentials) => {
+            let identity = identity::Server::new(credentials, ListenSync::CALLERS);
             controller
                 .sync
-                .serve_tls(listener, *identity, shutdown)
+                .serve_tls(listener, identity, shutdown)
                 .await?
         }
     }
@@ -142,12 +144,13 @@ async fn start(cli: Cli) -> anyhow::Result<Controller> {
 }
 
 /// A pod's output is kept and read by others: no token is printed there.
-async fn start_in_cluster(cli: Cli, sync: Option<SocketAddr>) -> anyhow::Result<Controller> {
+async fn start_in_cluster(cli: Cli, sync: &Sync) -> anyhow::Result<Controller> {
     let controller = Controller::start_in_cluster(ClusterConfig {
         store: cli.store.judge(&cli.data)?,
         data: cli.data,
         settings: cli.cluster.settings(&cli.namespace)?,
-        lease: cli.cluster.lease(&cli.namespace, sync)?,
+        lease: cli.cluster.lease(&cli.namespace, sync.address())?,
+        identity: sync.identity(),
         policy: cli.policy.policy()?,
         static_tokens: cli.policy.static_tokens()?,
     })
@@ -164,7 +167,7 @@ async fn start_in_cluster(cli: Cli, sync: Option<SocketAddr>) -> anyhow::Result<
 /// predecessor's.
 enum Sync {
     Unix(PathBuf),
-    Tls(TcpListener, SocketAddr, Box<Server>),
+    Tls(TcpListener, SocketAddr, Credentials),
 }
 
 impl Sync {
@@ -176,15 +179,25 @@ impl Sync {
         }
     }
 
+    /// Who this controller is to others, where it proves that.
+    fn identity(&self) -> Option<Arc<identity::Client>> {
+        match self {
+            Self::Unix(_) => None,
+            Self::Tls(_, _, credentials) => {
+                Some(Arc::new(identity::Client::new(credentials.clone())))
+            }
+        }
+    }
+
     async fn bind(listen: ListenSync) -> anyhow::Result<Self> {
         match listen {
             ListenSync::Unix(path) => Ok(Self::Unix(path)),
-            ListenSync::Tls(address, identity) => {
+            ListenSync::Tls(address, credentials) => {
                 let listener = TcpListener::bind(address)
                     .await
                     .with_context(|| format!("cannot listen on {address} (sync)"))?;
                 let address = listener.local_addr()?;
-                Ok(Self::Tls(listener, address, Box::new(identity)))
+                Ok(Self::Tls(listener, address, credentials))
             }
         }
     }

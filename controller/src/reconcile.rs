@@ -196,8 +196,11 @@ impl Reconciler {
                     continue;
                 }
                 () = sleep_until(status_due.unwrap_or_else(Instant::now)), if status_due.is_some() && self.incarnation.is_some() => {
-                    status_due = None;
-                    self.write_statuses().await;
+                    // Of a leader that knows its data planes.
+                    status_due = self.parts.sync.settles_at();
+                    if status_due.is_none() {
+                        self.write_statuses().await;
+                    }
                     continue;
                 }
             }

@@ -5,12 +5,17 @@
 //! and marks it for every stream. A stream is one task that drives an
 //! [`Offer`](bodhi_proto::sync::Offer), the machine that decides what to send when. Nothing
 //! here waits for a data plane.
+//!
+//! Of several controllers each offers what it has compiled, and tells data planes who leads. What
+//! data planes hold is known to the leader, whichever controller they have it from.
 
 mod acks;
+mod callers;
 mod guard;
 mod hub;
 mod link;
 mod owners;
+mod peers;
 mod serve;
 mod services;
 mod session;
@@ -19,6 +24,7 @@ pub use acks::{Acks, Applied, Plane};
 pub use guard::Held;
 pub use link::{Demand, Demands};
 pub use owners::{OwnersError, OwnersFuture, ResponseOwner, ResponseOwners, StoreOwners};
+pub use peers::Peers;
 pub use serve::{Connector, ServeError};
 
 use std::sync::Arc;
@@ -30,9 +36,11 @@ use bodhi_proto::snapshot::{
 };
 use bodhi_proto::sync::{Deny, Mark, Revision, Source};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use self::hub::Hub;
 use self::link::Links;
+use self::peers::Standing;
 
 /// What a server needs to know of its surroundings.
 pub struct Config {
@@ -102,15 +110,41 @@ pub struct Published {
 pub struct Server {
     hub: Arc<Hub>,
     links: Arc<Links>,
+    standing: Arc<Standing>,
     owners: Arc<dyn ResponseOwners>,
 }
 
 impl Server {
-    /// A server that offers nothing yet.
+    /// A server that offers nothing yet, of a controller that is alone.
     pub fn new(config: Config) -> Self {
+        Self::with(config, None)
+    }
+
+    /// The same of a controller among others. Needs a tokio runtime, on which data planes are told
+    /// of leaders.
+    pub fn one_of(config: Config, peers: Peers) -> Self {
+        let mut leader = peers.leader.clone();
+        let server = Self::with(config, Some(peers));
+        leader.mark_changed();
+        let hub = Arc::clone(&server.hub);
+        tokio::spawn(async move {
+            while leader.changed().await.is_ok() {
+                let now = leader.borrow_and_update().clone();
+                // One that has let go is replaced soon: until then the old word stands.
+                if let Some(now) = now {
+                    hub.announce(&now);
+                }
+            }
+        });
+        server
+    }
+
+    fn with(config: Config, peers: Option<Peers>) -> Self {
+        let acks = watch::channel(0).0;
         Self {
-            hub: Arc::new(Hub::new(config.name)),
-            links: Arc::new(Links::new()),
+            hub: Arc::new(Hub::new(config.name.clone(), acks.clone())),
+            links: Arc::new(Links::new(acks)),
+            standing: Arc::new(Standing::new(config.name, peers)),
             owners: config.owners,
         }
     }
@@ -131,9 +165,17 @@ impl Server {
         self.hub.mark()
     }
 
-    /// What the connected data planes hold and reject.
+    /// What data planes hold and reject: those that are connected here, and while this controller
+    /// leads all others too.
     pub fn acks(&self) -> Acks {
-        self.hub.acks()
+        let linked = self.links.planes(&self.hub.objects());
+        Acks::of(self.hub.planes(), linked)
+    }
+
+    /// Until when it is too early to say that a data plane is missing, if it is: a controller that
+    /// has just begun to lead does not know those yet that are connected to others.
+    pub fn settles_at(&self) -> Option<Instant> {
+        self.standing.settles_at(Instant::now())
     }
 
     /// Wakes whenever [`Server::acks`] may have changed. The value means nothing.
@@ -141,18 +183,29 @@ impl Server {
         self.hub.acks_changed()
     }
 
-    /// What local models are asked, as the connected data planes tell.
+    /// What local models are asked, as data planes tell the leader; to others nothing is told.
     pub fn demands(&self) -> watch::Receiver<Arc<Demands>> {
         self.links.demands()
     }
 
-    /// Which connected data planes refuse the token that was revoked at `revision`.
+    /// Which of the data planes that are known here refuse the token that was revoked at `revision`.
     pub fn applied(&self, revision: Revision) -> Applied {
-        self.hub.applied(revision)
+        let (here, linked) = (self.hub.applied(revision), self.links.applied(revision));
+        Applied::of(here.into_iter().chain(linked))
     }
 
-    /// As [`Server::applied`], once all have or `most` has passed.
+    /// As [`Server::applied`], once all have or `most` has passed, and over all data planes: where
+    /// another controller leads, it is asked as well.
     pub async fn wait_applied(&self, revision: Revision, most: Duration) -> Applied {
+        let here = self.known_applied(revision, most);
+        let there = self.standing.ask_leader(revision, most);
+        match tokio::join!(here, there) {
+            (here, Some(there)) => here.and(there),
+            (here, None) => here,
+        }
+    }
+
+    async fn known_applied(&self, revision: Revision, most: Duration) -> Applied {
         let mut changed = self.acks_changed();
         let all = async {
             while !self.applied(revision).pending.is_empty() {

@@ -59,6 +59,7 @@ impl DataPlane {
             .await
             .with_context(|| format!("cannot listen on {} (admin)", config.admin_listen))?;
         let runtime = Handle::current();
+        let identity = link.connect.identity();
         let control = Control::start(link, &runtime)?;
         let gauge = Arc::<Gauge>::default();
         let shared = Arc::new(Shared {
@@ -77,6 +78,7 @@ impl DataPlane {
             fallback,
             changed: Notify::new(),
             demand: Arc::default(),
+            identity,
         });
         // What the file held is served from the first moment on.
         let mut snapshots = control.snapshots();

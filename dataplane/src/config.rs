@@ -6,11 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bodhi_net::drain::Times;
-use bodhi_net::identity::{Client, ClientError, Identity, PemFile};
+use bodhi_net::identity::{
+    Client, Credentials, HostError, Identity, PemError, PemFile, Purchase, PurchaseError,
+};
+use bodhi_net::places::Places;
 use clap::Args;
 
 use crate::admission::memory;
-use crate::control::Connect;
+use crate::control::{Connect, Controllers};
 use crate::proxy::Limits;
 use crate::serve::TlsFiles;
 
@@ -60,52 +63,75 @@ pub struct ServeFlags {
     pub drain: Option<u64>,
 }
 
-/// Flags of the way to the controller.
+/// Flags of the way to controllers.
 #[derive(Debug, Clone, Args)]
 pub struct ControllerFlags {
-    /// Where the controller is: unix:PATH, or https://HOST:PORT with the three files below.
+    /// Where controllers are: unix:PATH, or https://HOST:PORT. Several are separated by commas, and a name
+    /// may have several addresses: one is connected, the leader if it answers.
     #[arg(long, value_name = "ADDRESS", env = "BODHI_CONTROLLER")]
     pub controller: String,
-    /// Certificate chain (PEM) that this data plane shows to the controller; its SAN must hold the DNS
-    /// name `dataplane` or the URI `bodhi:dataplane`. All three files are read again for each connection.
+    /// Certificate chain (PEM) that this data plane shows to controllers and workers; its SAN must hold the
+    /// DNS name `dataplane` or the URI `bodhi:dataplane`. Read again for each connection.
     #[arg(long, value_name = "FILE")]
     pub controller_cert: Option<PathBuf>,
     /// Private key (PEM) of that certificate.
     #[arg(long, value_name = "FILE")]
     pub controller_key: Option<PathBuf>,
-    /// Certificates (PEM) of the authorities that sign controllers' certificates.
-    #[arg(long, value_name = "FILE")]
+    /// In place of these two: a projected ServiceAccount token, for which a controller signs a
+    /// certificate; read again each time.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "BODHI_CONTROLLER_TOKEN_FILE",
+        conflicts_with_all = ["controller_cert", "controller_key"]
+    )]
+    pub controller_token_file: Option<PathBuf>,
+    /// Certificates (PEM) of the authorities that sign controllers' and workers' certificates.
+    #[arg(long, value_name = "FILE", env = "BODHI_CONTROLLER_CA")]
     pub controller_ca: Option<PathBuf>,
 }
 
-/// Why there is no way to the controller.
+/// Why there is no way to a controller.
 #[derive(Debug, thiserror::Error)]
 pub enum ControllerError {
     /// Neither of the two forms.
     #[error(
-        "--controller must read unix:PATH or https://HOST:PORT, such as unix:/run/bodhi/sync.sock \
-         or https://bodhi-controller:1138; it reads '{0}'"
+        "--controller must read unix:PATH or https://HOST:PORT[,…], such as \
+         unix:/run/bodhi/sync.sock or https://bodhi-controller:1138; it reads '{0}'"
     )]
     Address(String),
     /// One end proves nothing.
     #[error(
-        "--controller https://… takes mutual TLS: --controller-cert, --controller-key and \
-         --controller-ca must all be given"
+        "--controller https://… takes mutual TLS: --controller-ca must be given, and either \
+         --controller-cert and --controller-key or --controller-token-file"
     )]
     FilesMissing,
     /// The operator believes in an encryption that is not there.
     #[error(
-        "--controller-cert, --controller-key and --controller-ca go with https://HOST:PORT; \
-         a Unix socket takes none"
+        "--controller-cert, --controller-key, --controller-token-file and --controller-ca go with \
+         https://HOST:PORT; a Unix socket takes none"
     )]
     FilesUnused,
-    /// The files or the host cannot be used.
+    /// The files cannot be used.
     #[error(transparent)]
-    Tls(#[from] ClientError),
+    Files(#[from] PemError),
+    /// A host cannot be one.
+    #[error("--controller: {0}")]
+    Host(#[from] HostError),
+}
+
+impl From<PurchaseError> for ControllerError {
+    fn from(error: PurchaseError) -> Self {
+        match error {
+            PurchaseError::Authorities(error) => Self::Files(error),
+            PurchaseError::Host(error) => Self::Host(error),
+        }
+    }
 }
 
 impl ControllerFlags {
-    /// Judges the flags and reads the files.
+    /// Judges the flags and reads the files. Where the certificate is bought, that begins, on this
+    /// tokio runtime.
     ///
     /// # Errors
     /// [`ControllerError`] names the flag and what to write instead.
@@ -114,41 +140,41 @@ impl ControllerFlags {
         let files = (
             self.controller_cert,
             self.controller_key,
+            self.controller_token_file,
             self.controller_ca,
         );
         if let Some(path) = self.controller.strip_prefix("unix:")
             && !path.is_empty()
         {
             return match files {
-                (None, None, None) => Ok(Connect::Unix(path.into())),
+                (None, None, None, None) => Ok(Connect::Unix(path.into())),
                 _ => Err(ControllerError::FilesUnused),
             };
         }
-        let Some((host, port)) = https(&self.controller) else {
+        let Some(places) = Places::parse(&self.controller) else {
             return Err(ControllerError::Address(self.controller));
         };
-        let (Some(certificate), Some(key), Some(authorities)) = files else {
-            return Err(ControllerError::FilesMissing);
+        let authorities = |path| file(path, "--controller-ca");
+        let credentials = match files {
+            (Some(certificate), Some(key), None, Some(ca)) => Credentials::files(Identity {
+                certificate: file(certificate, "--controller-cert"),
+                key: file(key, "--controller-key"),
+                authorities: authorities(ca),
+            })?,
+            (None, None, Some(token), Some(ca)) => {
+                let purchase = Purchase {
+                    token,
+                    token_flag: "--controller-token-file",
+                    authorities: authorities(ca),
+                    controllers: places.clone(),
+                };
+                purchase.start()?
+            }
+            _ => return Err(ControllerError::FilesMissing),
         };
-        let identity = Identity {
-            certificate: file(certificate, "--controller-cert"),
-            key: file(key, "--controller-key"),
-            authorities: file(authorities, "--controller-ca"),
-        };
-        let client = Client::load(identity, &host, port)?;
-        Ok(Connect::Tls(Arc::new(client)))
+        let client = Arc::new(Client::new(credentials));
+        Ok(Connect::Tls(Arc::new(Controllers::new(client, places)?)))
     }
-}
-
-/// Host, without the brackets of an IPv6 address, and port of `https://HOST:PORT` and nothing more.
-fn https(address: &str) -> Option<(String, u16)> {
-    let authority: http::uri::Authority = address.strip_prefix("https://")?.parse().ok()?;
-    if authority.as_str().contains('@') {
-        return None;
-    }
-    let host = authority.host();
-    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
-    Some((bare.unwrap_or(host).to_owned(), authority.port_u16()?))
 }
 
 /// Where the access log goes.
@@ -281,56 +307,64 @@ mod tests {
         assert!(config.listen.ip().is_loopback());
         assert!(config.threads >= 1 && config.body_memory > config.limits.generation_body);
     }
-    fn controller(address: &str, cert: Option<&str>) -> Result<Connect, ControllerError> {
+
+    /// With these of: certificate, key, token, authorities.
+    fn controller(address: &str, given: [bool; 4]) -> Result<Connect, ControllerError> {
+        let [cert, key, token, ca] = given.map(|given| given.then(|| PathBuf::from("/none")));
         let flags = ControllerFlags {
             controller: address.to_owned(),
-            controller_cert: cert.map(PathBuf::from),
-            controller_key: cert.map(PathBuf::from),
-            controller_ca: cert.map(PathBuf::from),
+            controller_cert: cert,
+            controller_key: key,
+            controller_token_file: token,
+            controller_ca: ca,
         };
         flags.judge()
     }
 
+    const NOTHING: [bool; 4] = [false; 4];
+    const FILES: [bool; 4] = [true, true, false, true];
+    const TOKEN: [bool; 4] = [false, false, true, true];
+
     #[test]
-    fn a_controller_is_a_socket_or_a_host_with_three_files() {
-        let unix = controller("unix:/run/bodhi/sync.sock", None).unwrap();
+    fn a_controller_is_a_socket_or_hosts_with_a_certificate_or_a_token() {
+        let unix = controller("unix:/run/bodhi/sync.sock", NOTHING).unwrap();
         assert!(matches!(unix, Connect::Unix(path) if path.ends_with("sync.sock")));
         for wrong in [
             "unix:",
             "/run/sync.sock",
             "http://a:1",
-            "https://a",
-            "https://a:1/x",
-            "https://a:99999",
-            "https://u@a:1",
-            "https://",
+            "https://a:1,unix:/b",
         ] {
-            let error = controller(wrong, Some("/none")).unwrap_err();
+            let error = controller(wrong, FILES).unwrap_err();
             assert!(
                 matches!(&error, ControllerError::Address(a) if a == wrong),
                 "{error}"
             );
         }
-        let error = controller("unix:/a", Some("/none")).unwrap_err();
-        assert!(matches!(error, ControllerError::FilesUnused));
-        let error = controller("https://a:1", None).unwrap_err();
-        assert!(matches!(error, ControllerError::FilesMissing));
-        let error = controller("https://a:1", Some("/none"))
-            .unwrap_err()
-            .to_string();
+        for given in [FILES, TOKEN] {
+            let error = controller("unix:/a", given).unwrap_err();
+            assert!(matches!(error, ControllerError::FilesUnused));
+        }
+        for some in [
+            NOTHING,
+            [true, true, false, false],
+            [true, false, false, true],
+            [false, false, true, false],
+            [true, true, true, true],
+        ] {
+            let error = controller("https://a:1", some).unwrap_err();
+            assert!(matches!(error, ControllerError::FilesMissing), "{some:?}");
+        }
+        let unreadable = controller("https://a:1,https://b:1", FILES);
+        let error = unreadable.unwrap_err().to_string();
         assert!(
             error.starts_with("--controller-cert '/none' cannot be read"),
             "{error}"
         );
-        let error = controller("https://a..b:1", Some("/none"))
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("'a..b'"), "{error}");
-    }
-
-    #[test]
-    fn hosts_lose_their_brackets() {
-        assert_eq!(https("https://[::1]:7"), Some(("::1".into(), 7)));
-        assert_eq!(https("https://c.example:7"), Some(("c.example".into(), 7)));
+        let error = controller("https://a:1", TOKEN).unwrap_err().to_string();
+        assert!(
+            error.starts_with("--controller-ca '/none' cannot be read"),
+            "{error}"
+        );
     }
 }

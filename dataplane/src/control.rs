@@ -5,36 +5,43 @@
 //! [`Hold`](bodhi_proto::sync::Hold) machine, publishes snapshots and writes the sealed
 //! last-known-good file. With every controller gone it goes on serving what it has.
 //! A data plane is ready as soon as it holds a snapshot.
+//!
+//! Of several controllers any will do, and the leader is better: it is told of by all, and the
+//! stream moves there.
 
-mod backoff;
+mod connect;
 mod disk;
 mod fleet;
 mod held;
+mod leader;
 mod owners;
 mod stream;
 
+pub use connect::{Connect, Connector, Controllers};
 pub use disk::{Disk, DiskError};
 pub use fleet::{Demand, PoolDemand};
 pub use owners::ControllerOwners;
-pub use stream::{Connect, Connector};
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use bodhi_proto::snapshot::Snapshot;
-use bodhi_proto::sync::Leader;
+use bodhi_proto::sync::{Leader, Report};
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
+use self::fleet::{Link, LinkTo};
 use self::held::Held;
+use self::leader::Lead;
+use self::stream::Follower;
 
 /// What the control task needs.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// This data plane's name, for the controller's books: unique among data planes.
     pub node: String,
-    /// Where the controller is.
+    /// Where controllers are.
     pub connect: Connect,
     /// Where the last snapshot is kept; `None`: nowhere.
     pub disk: Option<Disk>,
@@ -67,6 +74,8 @@ pub struct Control {
     task: JoinHandle<()>,
     node: String,
     connect: Connect,
+    link: watch::Receiver<LinkTo>,
+    reports: watch::Receiver<Report>,
 }
 
 impl Control {
@@ -80,15 +89,20 @@ impl Control {
         let (report, status) = watch::channel(Status::default());
         let held = Held::load(config.disk, publish, SystemTime::now())?;
         let _runtime = runtime.enter();
-        let owners = ControllerOwners::new(stream::lazy_channel(&config.connect));
+        let owners = ControllerOwners::new(connect::lazy_channel(&config.connect));
         let (stop, stopped) = oneshot::channel();
-        let task = runtime.spawn(stream::run(
-            config.node.clone(),
-            config.connect.clone(),
+        let (link_to, link) = watch::channel(LinkTo::default());
+        let reports = held.reports();
+        let follower = Follower {
+            node: config.node.clone(),
+            connect: config.connect.clone(),
             held,
             report,
-            stopped,
-        ));
+            link: link_to,
+            lead: Lead::default(),
+            shunned: None,
+        };
+        let task = runtime.spawn(follower.run(stopped));
         Ok(Self {
             snapshots,
             status,
@@ -97,6 +111,8 @@ impl Control {
             task,
             node: config.node,
             connect: config.connect,
+            link,
+            reports,
         })
     }
 
@@ -116,10 +132,16 @@ impl Control {
         self.owners.clone()
     }
 
-    /// Tells the leader of demand, on this runtime, until the task is aborted.
+    /// Tells the leader of demand and of what is held, on this runtime, until the task is aborted.
     pub fn report(&self, demand: Arc<dyn Demand>) -> JoinHandle<()> {
-        let (node, connect) = (self.node.clone(), self.connect.clone());
-        tokio::spawn(fleet::run(node, connect, demand))
+        let link = Link {
+            node: self.node.clone(),
+            connect: self.connect.clone(),
+            demand,
+            to: self.link.clone(),
+            reports: self.reports.clone(),
+        };
+        tokio::spawn(link.run())
     }
 
     /// Ends the stream, writes what is unwritten and ends the task.

@@ -31,6 +31,7 @@ use hyper::body::Incoming;
 use tokio::sync::Notify;
 
 use bodhi_net::drain::Signal;
+use bodhi_net::identity;
 use bodhi_proto::snapshot::Token;
 
 use crate::active::Active;
@@ -112,6 +113,8 @@ pub struct Shared {
     pub fallback: Option<Fallback>,
     /// Told when a local model gets its first request.
     pub demand: Arc<Notify>,
+    /// Who we are to workers on other machines; without it none of those can be called.
+    pub identity: Option<Arc<identity::Client>>,
 }
 
 /// One serving thread's request path.
@@ -159,7 +162,7 @@ impl Proxy {
                 number: 0,
             }),
             upstreams: Upstreams::new(shared.upstreams.clone()),
-            workers: Connections::default(),
+            workers: Connections::new(shared.identity.clone()),
             shared,
         }
     }

@@ -44,19 +44,21 @@ fn leave(code: u8) -> ! {
 fn exit_code(flags: Flags, starter: impl Starter) -> u8 {
     logging::start();
     let termination_log = flags.termination_log.clone();
-    let config = match flags.judge() {
-        Ok(config) => config,
-        Err(error) => {
-            tracing::error!(%error, "the worker cannot start");
-            return USAGE;
-        }
-    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build();
     let ended = match runtime {
         Ok(runtime) => {
+            let entered = runtime.enter();
+            let config = match flags.judge() {
+                Ok(config) => config,
+                Err(error) => {
+                    tracing::error!(%error, "the worker cannot start");
+                    return USAGE;
+                }
+            };
+            drop(entered);
             let stop = told_to_stop(config.flags.exit_with_parent);
             let ended = runtime.block_on(run(config, starter, stop));
             // A load that is under way cannot be ended, and must not be waited for.
@@ -124,6 +126,7 @@ pub async fn run(
         state: Arc::clone(&state),
         counters: Arc::clone(&counters),
     };
+    let provable = listen.provable();
     let listener = Listener::bind(listen).await?;
     let socket = listener.path();
     let admin = match flags.admin_listen {
@@ -137,7 +140,8 @@ pub async fn run(
     let server = tokio::spawn(service.serve(listener, closed.clone().cancelled_owned()));
     tokio::spawn(tell(Arc::clone(&state)));
 
-    let ended = serve(&flags, starter, &state, &in_flight, stop).await;
+    let living = live(&flags, starter, &state, provable);
+    let ended = serve(&flags, living, &state, &in_flight, stop).await;
     match &ended {
         Ok(()) => in_flight.cut(Fault::new(
             FaultCode::Draining,
@@ -173,12 +177,12 @@ async fn serve_admin(admin: Admin, address: SocketAddr) -> Result<SocketAddr, Fa
 /// Lives until `stop`, and then for as long as requests are in flight, up to the drain time.
 async fn serve(
     flags: &Flags,
-    starter: impl Starter,
-    state: &Arc<State>,
+    living: impl Future<Output = Fatal>,
+    state: &State,
     in_flight: &InFlight,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Fatal> {
-    let mut living = Box::pin(live(flags, starter, state));
+    let mut living = Box::pin(living);
     tokio::select! {
         fatal = &mut living => return Err(fatal),
         () = stop => {}
@@ -191,11 +195,17 @@ async fn serve(
     }
 }
 
-/// Lives until something fatal happens.
-async fn live(flags: &Flags, starter: impl Starter, state: &Arc<State>) -> Fatal {
+/// Lives until something fatal happens. Ready is who can also prove who it is.
+async fn live(
+    flags: &Flags,
+    starter: impl Starter,
+    state: &Arc<State>,
+    provable: impl Future<Output = ()>,
+) -> Fatal {
     match start(starter, flags, state).await {
         Ok(serving) => {
             let serving = Arc::new(serving);
+            provable.await;
             state.ready(Arc::clone(&serving));
             tokio::select! {
                 fatal = hangs(&serving, Duration::from_secs(flags.hang)) => fatal,

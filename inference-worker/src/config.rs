@@ -6,7 +6,10 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bodhi_net::identity::{Identity, PemError, PemFile, Role, Server};
+use bodhi_net::identity::{
+    Credentials, Identity, PemError, PemFile, Purchase, PurchaseError, Role,
+};
+use bodhi_net::places::Places;
 use bodhi_proto::snapshot::EgressScope;
 use clap::{Args, ValueEnum};
 
@@ -24,16 +27,34 @@ pub struct Flags {
     #[command(flatten)]
     pub download: DownloadFlags,
 
-    /// Where callers connect: unix:PATH, or IP:PORT with the three files below
+    /// Where callers connect: unix:PATH, or IP:PORT with a certificate
     #[arg(long, env = "BODHI_WORKER_LISTEN", value_name = "ADDRESS")]
     pub listen: String,
-    /// Certificate chain (PEM) that callers are shown; its SAN must hold the host that they dial. All
-    /// three files are read again for each connection
+    /// Certificate chain (PEM) that callers are shown; its SAN must hold the URI
+    /// bodhi:worker/NAMESPACE/ALIAS/POD-UID. The files are read again for each connection
     #[arg(long, env = "BODHI_WORKER_TLS_CERT", value_name = "FILE")]
     pub tls_cert: Option<PathBuf>,
     /// Private key (PEM) of that certificate
     #[arg(long, env = "BODHI_WORKER_TLS_KEY", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
+    /// In place of these two: a projected ServiceAccount token, for which a controller signs a
+    /// certificate; read again each time
+    #[arg(
+        long,
+        env = "BODHI_WORKER_TLS_TOKEN_FILE",
+        value_name = "FILE",
+        conflicts_with_all = ["tls_cert", "tls_key"],
+        requires = "controller"
+    )]
+    pub tls_token_file: Option<PathBuf>,
+    /// Controllers that sign it: https://HOST:PORT, several separated by commas
+    #[arg(
+        long,
+        env = "BODHI_WORKER_CONTROLLER",
+        value_name = "ADDRESS",
+        requires = "tls_token_file"
+    )]
+    pub controller: Option<String>,
     /// Certificates (PEM) of the authorities that sign data planes' and controllers' certificates
     #[arg(long, env = "BODHI_WORKER_TLS_CA", value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
@@ -292,7 +313,25 @@ pub enum Listen {
     /// A Unix socket that only the same user reaches.
     Unix(PathBuf),
     /// Mutual TLS.
-    Tls(SocketAddr, Server),
+    Tls(SocketAddr, Credentials),
+}
+
+impl Listen {
+    /// Who may call over TLS.
+    pub const CALLERS: &[Role] = &[Role::DataPlane, Role::Controller];
+
+    /// Resolves once callers can be shown who this is.
+    pub fn provable(&self) -> impl Future<Output = ()> + Send + 'static {
+        let credentials = match self {
+            Self::Unix(_) => None,
+            Self::Tls(_, credentials) => Some(credentials.clone()),
+        };
+        async move {
+            if let Some(credentials) = credentials {
+                credentials.ready().await;
+            }
+        }
+    }
 }
 
 /// Flags that cannot be served with; the text names the flag and what to write instead.
@@ -305,20 +344,31 @@ pub enum ConfigError {
     )]
     Listen(String),
     /// One end would prove nothing.
-    #[error("--listen {0} takes mutual TLS: --tls-cert, --tls-key and --tls-ca must all be given")]
+    #[error(
+        "--listen {0} takes mutual TLS: --tls-ca must be given, and either --tls-cert and --tls-key \
+         or --tls-token-file and --controller"
+    )]
     FilesMissing(SocketAddr),
     /// The operator believes in an encryption that is not there.
     #[error(
-        "--tls-cert, --tls-key and --tls-ca go with --listen IP:PORT; a Unix socket takes none"
+        "--tls-cert, --tls-key, --tls-token-file and --tls-ca go with --listen IP:PORT; a Unix \
+         socket takes none"
     )]
     FilesUnused,
+    /// Where certificates are bought.
+    #[error("--controller must read https://HOST:PORT[,…]; it reads '{0}'")]
+    Controller(String),
     /// The files cannot be used.
     #[error(transparent)]
     Files(#[from] PemError),
+    /// Nothing can be bought with these.
+    #[error(transparent)]
+    Purchase(#[from] PurchaseError),
 }
 
 impl Flags {
-    /// Judges the flags.
+    /// Judges the flags and reads the files. Where the certificate is bought, that begins, on this
+    /// tokio runtime.
     ///
     /// # Errors
     /// [`ConfigError`] names the flag and what to write instead.
@@ -330,31 +380,46 @@ impl Flags {
     }
 
     fn listen(&self) -> Result<Listen, ConfigError> {
-        let files = (&self.tls_cert, &self.tls_key, &self.tls_ca);
+        let files = (
+            &self.tls_cert,
+            &self.tls_key,
+            &self.tls_token_file,
+            &self.tls_ca,
+        );
         if let Some(path) = self.listen.strip_prefix("unix:")
             && !path.is_empty()
         {
             return match files {
-                (None, None, None) => Ok(Listen::Unix(path.into())),
+                (None, None, None, None) => Ok(Listen::Unix(path.into())),
                 _ => Err(ConfigError::FilesUnused),
             };
         }
         let unknown = |_| ConfigError::Listen(self.listen.clone());
         let address = self.listen.parse().map_err(unknown)?;
-        let (Some(certificate), Some(key), Some(authorities)) = files else {
-            return Err(ConfigError::FilesMissing(address));
-        };
         let file = |path: &PathBuf, flag| PemFile {
             path: path.clone(),
             flag,
         };
-        let identity = Identity {
-            certificate: file(certificate, "--tls-cert"),
-            key: file(key, "--tls-key"),
-            authorities: file(authorities, "--tls-ca"),
+        let credentials = match files {
+            (Some(certificate), Some(key), None, Some(ca)) => Credentials::files(Identity {
+                certificate: file(certificate, "--tls-cert"),
+                key: file(key, "--tls-key"),
+                authorities: file(ca, "--tls-ca"),
+            })?,
+            (None, None, Some(token), Some(ca)) => {
+                let given = self.controller.as_deref().unwrap_or_default();
+                let places = Places::parse(given);
+                let purchase = Purchase {
+                    token: token.clone(),
+                    token_flag: "--tls-token-file",
+                    authorities: file(ca, "--tls-ca"),
+                    controllers: places.ok_or_else(|| ConfigError::Controller(given.to_owned()))?,
+                };
+                purchase.start()?
+            }
+            _ => return Err(ConfigError::FilesMissing(address)),
         };
-        let server = Server::load(identity, &[Role::DataPlane, Role::Controller])?;
-        Ok(Listen::Tls(address, server))
+        Ok(Listen::Tls(address, credentials))
     }
 
     /// How long answers may run on.
@@ -423,7 +488,7 @@ mod tests {
             assert!(text.ends_with(&format!("it reads '{wrong}'")), "{text}");
         }
         let text = refused(&["--listen", "[::1]:0", "--tls-cert", "/none"]);
-        assert!(text.contains("must all be given"), "{text}");
+        assert!(text.contains("--tls-ca must be given"), "{text}");
         let text = refused(&["--listen", "unix:/run/w.sock", "--tls-cert", "/none"]);
         assert!(text.contains("a Unix socket takes none"), "{text}");
         let files = [
@@ -439,6 +504,20 @@ mod tests {
             text.starts_with("--tls-cert '/none' cannot be read"),
             "{text}"
         );
+        let bought = |controller| {
+            refused(&[
+                "--listen",
+                "[::1]:0",
+                "--tls-token-file",
+                "/none",
+                "--tls-ca",
+                "/none",
+                "--controller",
+                controller,
+            ])
+        };
+        assert!(bought("https://c").ends_with("it reads 'https://c'"));
+        assert!(bought("https://c:1").starts_with("--tls-ca '/none' cannot be read"));
     }
 
     #[test]

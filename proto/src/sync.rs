@@ -17,6 +17,8 @@ mod state;
 pub use hold::{Effect, Hold};
 pub use image::{ImageError, Restore};
 pub use mark::{Mark, Revision, Source, sources};
-pub use message::{Ack, Chunk, Commit, Deny, Down, Hello, Leader, Put, Rejection, Up, Welcome};
+pub use message::{
+    Ack, Chunk, Commit, Deny, Down, Hello, Leader, Put, Rejection, Report, Up, Welcome,
+};
 pub use offer::{Offer, Violation};
 pub use state::{Entry, Key, State};

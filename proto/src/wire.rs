@@ -4,7 +4,7 @@
 mod convert;
 mod status;
 
-pub use convert::{WireError, deny_from_wire, deny_to_wire};
+pub use convert::{WireError, deny_from_wire, deny_to_wire, store_position, store_revision};
 pub(crate) use convert::{
     mark_from as mark_from_wire, mark_to as mark_to_wire, rejection_to as rejection_to_wire,
     rejections_from as rejections_from_wire,

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 /// An authority.
@@ -47,13 +47,28 @@ impl Authority {
         })
     }
 
-    /// A certificate for these DNS names and IP addresses.
+    /// A certificate for these DNS names, IP addresses and `bodhi:` URIs.
     ///
     /// # Errors
     /// When a name is none.
     pub fn issue(&self, names: &[&str]) -> anyhow::Result<Issued> {
-        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
-        self.sign(CertificateParams::new(names)?)
+        self.issue_until(names, 4096)
+    }
+
+    /// The same, expiring when a year begins.
+    ///
+    /// # Errors
+    /// When a name is none.
+    pub fn issue_until(&self, names: &[&str], year: i32) -> anyhow::Result<Issued> {
+        let (uris, names): (Vec<&str>, Vec<&str>) =
+            names.iter().partition(|name| name.starts_with("bodhi:"));
+        let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
+        let mut params = CertificateParams::new(names)?;
+        for uri in uris {
+            params.subject_alt_names.push(SanType::URI(uri.try_into()?));
+        }
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        self.sign(params)
     }
 
     /// A certificate that says what these parameters say, with a new key.

@@ -4,6 +4,7 @@
 use std::fs::{rename, write};
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroU32;
+use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,13 +16,16 @@ use bodhi_controller::sync::{
 use bodhi_dataplane::admission::memory;
 use bodhi_dataplane::app::DataPlane;
 use bodhi_dataplane::config::{self, AccessLogTo};
-use bodhi_dataplane::control::{self, Connect};
+use bodhi_dataplane::control::{self, Connect, Controllers};
 use bodhi_net::drain::{self, Drain, Times};
+use bodhi_net::identity::{self, Identity, PemFile, Role};
+use bodhi_net::places::Places;
 use bodhi_proto::names::{ObjectRef, TokenId};
 use bodhi_proto::provider::Format;
 use bodhi_proto::secret::Secret;
 use bodhi_proto::snapshot::*;
 use bodhi_proto::sync::{Revision, Source};
+use bodhi_tests::authority::{Authority, Issued};
 use bodhi_tests::gateway::PROMPT;
 use bodhi_tests::process::{Process, binary, eventually};
 use bodhi_tests::scripted::{self, Scripted};
@@ -124,6 +128,18 @@ pub(crate) fn token() -> Token {
     }
 }
 
+fn files(folder: &Path, end: &str) -> Identity {
+    let file = |name: String, flag| PemFile {
+        path: folder.join(name),
+        flag,
+    };
+    Identity {
+        certificate: file(format!("{end}.crt"), "--cert"),
+        key: file(format!("{end}.key"), "--key"),
+        authorities: file("ca".to_owned(), "--ca"),
+    }
+}
+
 fn free_port() -> anyhow::Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
@@ -131,6 +147,43 @@ fn free_port() -> anyhow::Result<SocketAddr> {
 impl Rig {
     /// Starts the data plane with this pool and no worker.
     pub(crate) fn start(pool: Pool) -> anyhow::Result<Self> {
+        Self::connected(pool, |server, _| {
+            Ok(Connect::InProcess(server.in_process()))
+        })
+    }
+
+    /// The same with a controller on another machine, as it were: all ends have certificates of this
+    /// authority.
+    pub(crate) fn over_tls(pool: Pool, ours: &Authority) -> anyhow::Result<Self> {
+        Self::connected(pool, |server, folder| {
+            ours.issue(&["bodhi:controller"])?
+                .write(folder, "controller")?;
+            ours.issue(&["bodhi:dataplane"])?.write(folder, "plane")?;
+            std::fs::write(folder.join("ca"), &ours.pem)?;
+            let own = identity::Server::load(files(folder, "controller"), &[Role::DataPlane])?;
+            let listener = TcpListener::bind("127.0.0.1:0")?;
+            listener.set_nonblocking(true)?;
+            let port = listener.local_addr()?.port();
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            let server = server.clone();
+            tokio::spawn(async move {
+                server
+                    .serve_tls(listener, own, std::future::pending())
+                    .await
+            });
+            let client = identity::Client::load(files(folder, "plane"))?;
+            let place = ("127.0.0.1".to_owned(), port);
+            Ok(Connect::Tls(Arc::new(Controllers::new(
+                Arc::new(client),
+                Places::from_iter([place]),
+            )?)))
+        })
+    }
+
+    fn connected(
+        pool: Pool,
+        connect: impl FnOnce(&Server, &Path) -> anyhow::Result<Connect>,
+    ) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         write(folder.path().join("memory.max"), MEMORY.to_string())?;
         write(folder.path().join("memory.stat"), "")?;
@@ -155,7 +208,7 @@ impl Rig {
         };
         let link = control::Config {
             node: "plane-0".to_owned(),
-            connect: Connect::InProcess(server.in_process()),
+            connect: connect(&server, folder.path())?,
             disk: None,
         };
         let (drain, signal) = drain::channel();
@@ -193,16 +246,57 @@ impl Rig {
     /// Starts a worker, which nobody calls until it is [served](Rig::serve), and waits until it
     /// is ready.
     pub(crate) fn worker(&self, arguments: &[&str]) -> anyhow::Result<Worker> {
+        let id = self.next_worker();
+        let socket = self.folder.path().join(format!("{}.sock", id.worker));
+        let listen = format!("unix:{}", socket.display());
+        self.start_worker(id, &listen, arguments)
+    }
+
+    /// The same on a TCP address, with the certificate that this makes for it.
+    pub(crate) fn tls_worker(
+        &self,
+        certificate: impl FnOnce(&WorkerId) -> anyhow::Result<Issued>,
+        arguments: &[&str],
+    ) -> anyhow::Result<Worker> {
+        let id = self.next_worker();
+        let (folder, name) = (self.folder.path(), format!("worker-{}", id.worker));
+        certificate(&id)?.write(folder, &name)?;
+        let path = |ending| format!("{}/{name}.{ending}", folder.display());
+        let ca = folder.join("ca").display().to_string();
+        let (certificate, key) = (path("crt"), path("key"));
+        let own = [
+            "--tls-cert",
+            &certificate,
+            "--tls-key",
+            &key,
+            "--tls-ca",
+            &ca,
+        ];
+        let arguments = [&own, arguments].concat();
+        self.start_worker(id, &free_port()?.to_string(), &arguments)
+    }
+
+    fn next_worker(&self) -> WorkerId {
         let mut number = self.workers.lock().expect("no test panicked");
         *number += 1;
-        let socket = self.folder.path().join(format!("{number}.sock"));
+        WorkerId {
+            pool: alias(),
+            worker: number.to_string().into(),
+        }
+    }
+
+    fn start_worker(
+        &self,
+        id: WorkerId,
+        listen: &str,
+        arguments: &[&str],
+    ) -> anyhow::Result<Worker> {
         let admin = free_port()?;
         let mut command = Command::new(binary("fake-worker")?);
         command
             .args(["--model", "fake", "--exit-with-parent"])
             .args(["--admin-listen", &admin.to_string()])
-            .arg("--listen")
-            .arg(format!("unix:{}", socket.display()))
+            .args(["--listen", listen])
             .args(arguments);
         let mut process = Process::start("fake-worker", command)?;
         process.keep_secret(PROMPT);
@@ -213,19 +307,17 @@ impl Rig {
         .with_context(|| process.printed())?;
         let slots = arguments.iter().skip_while(|a| **a != "--parallel-slots");
         let slots = slots.skip(1).find_map(|n| n.parse().ok()).unwrap_or(4);
-        let endpoint = Arc::new(WorkerEndpoint {
-            id: WorkerId {
-                pool: alias(),
-                worker: number.to_string().into(),
-            },
-            address: WorkerAddress::Unix(socket.into()),
-            slots,
-        });
+        let address = WorkerAddress::parse(listen).context("no address of a worker")?;
         Ok(Worker {
             process,
-            endpoint,
+            endpoint: Arc::new(WorkerEndpoint { id, address, slots }),
             admin,
         })
+    }
+
+    /// Where the files of [`Rig::over_tls`] lie: `plane.crt`, `worker-1.key` and so on.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// From now on these workers are called, and no others.
@@ -393,6 +485,22 @@ impl Rig {
 }
 
 impl Worker {
+    /// Its name in configurations.
+    pub(crate) fn id(&self) -> &WorkerId {
+        &self.endpoint.id
+    }
+
+    /// From the next [`Rig::serve`] on it goes by this name.
+    pub(crate) fn rename(&mut self, worker: &str) {
+        self.endpoint = Arc::new(WorkerEndpoint {
+            id: WorkerId {
+                worker: worker.into(),
+                ..self.endpoint.id.clone()
+            },
+            ..WorkerEndpoint::clone(&self.endpoint)
+        });
+    }
+
     /// Requests in slots, and requests that wait for one.
     pub(crate) fn load(&self) -> anyhow::Result<(u64, u64)> {
         let busy = metric(self.admin, "bodhi_worker_slots_busy")?;

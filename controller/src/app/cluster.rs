@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bodhi_proto::chat::Failure;
+use bodhi_proto::sync::Leader;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use kube::Client;
@@ -65,13 +66,19 @@ impl Controller {
         let Opened { store, rotation } =
             store::open(with_master_keys(config.store, &client, namespace).await?).await?;
         let identity = Arc::clone(&config.lease.candidate.identity);
-        let sync = Server::new(sync::Config {
-            name: identity.to_string(),
-            owners: Arc::new(StoreOwners(Arc::clone(&store))),
-        });
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = async { drop(stopped.await) };
         let (leadership, task) = stand(client.clone(), config.lease, stopped);
+        let sync = Server::one_of(
+            sync::Config {
+                name: identity.to_string(),
+                owners: Arc::new(StoreOwners(Arc::clone(&store))),
+            },
+            sync::Peers {
+                leader: leader(leadership.clone()),
+                client: config.identity,
+            },
+        );
         let runtime: Arc<dyn Runtime> = Arc::new(NoWorkers::default());
         let (events, source) = watch_cluster(KubeConfig {
             client: client.clone(),
@@ -125,6 +132,35 @@ impl Controller {
             }),
         })
     }
+}
+
+/// Who leads, as data planes are told.
+fn leader(mut leadership: watch::Receiver<Leadership>) -> watch::Receiver<Option<Leader>> {
+    let (tell, told) = watch::channel(None);
+    tokio::spawn(async move {
+        loop {
+            let now = leadership.borrow_and_update().leader.clone();
+            let now = now.map(|leader| Leader {
+                controller: leader.candidate.identity.to_string(),
+                address: bare(&leader.candidate.address).to_owned(),
+                epoch: leader.epoch,
+            });
+            tell.send_if_modified(|before| {
+                let differs = *before != now;
+                *before = now;
+                differs
+            });
+            if leadership.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+    told
+}
+
+/// `HOST:PORT` of a URL.
+fn bare(address: &str) -> &str {
+    address.strip_prefix("https://").unwrap_or(address)
 }
 
 /// Says of every local model that nothing runs it.

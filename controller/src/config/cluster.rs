@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+use bodhi_net::identity;
 use bodhi_proto::snapshot::{Policy, Token};
 use clap::Args;
 use ipnet::IpNet;
@@ -227,6 +228,8 @@ pub struct ClusterConfig {
     pub settings: Settings,
     /// The Lease, and who asks for it.
     pub lease: leader::Config,
+    /// Who this controller is to the others; without it they cannot be asked.
+    pub identity: Option<Arc<identity::Client>>,
     /// Gateway-wide lists and caps.
     pub policy: Policy,
     /// Tokens that the environment sets.

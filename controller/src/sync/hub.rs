@@ -5,14 +5,15 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bodhi_proto::digest::Digests;
 use bodhi_proto::snapshot::{Kind, Resource};
 use bodhi_proto::sync::{
-    Deny, Down, Key, Mark, Offer, Revision, Source, State, Up, Violation, Welcome,
+    Deny, Down, Key, Leader, Mark, Offer, Revision, Source, State, Up, Violation, Welcome,
 };
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::acks::{Acks, Applied, Plane};
+use super::acks::Plane;
 use super::guard::{Guard, Held, Loss};
 use super::{Publication, Published, Tokens};
 
@@ -34,6 +35,7 @@ struct Inner {
     sessions: HashMap<u64, Session>,
     next_session: u64,
     large: usize,
+    leader: Option<Leader>,
     /// Why every stream is to end, once it is.
     closing: Option<String>,
 }
@@ -56,12 +58,13 @@ pub(super) enum Step {
 }
 
 impl Hub {
-    pub(super) fn new(name: String) -> Self {
+    /// `acks` is told whenever what data planes say may have changed.
+    pub(super) fn new(name: String, acks: watch::Sender<u64>) -> Self {
         Self {
             name,
             began: Instant::now(),
             inner: Mutex::default(),
-            acks: watch::channel(0).0,
+            acks,
         }
     }
 
@@ -168,6 +171,16 @@ impl Hub {
         self.lock().tell(&[], std::slice::from_ref(deny), now);
     }
 
+    /// Tells every data plane, connected or not yet, who leads.
+    pub(super) fn announce(&self, leader: &Leader) {
+        let mut inner = self.lock();
+        inner.leader = Some(leader.clone());
+        for session in inner.sessions.values_mut() {
+            session.offer.announce(leader.clone());
+            session.wake.notify_one();
+        }
+    }
+
     pub(super) fn goodbye(&self, reason: &str) {
         let mut inner = self.lock();
         inner.closing = Some(reason.to_owned());
@@ -177,43 +190,43 @@ impl Hub {
         }
     }
 
-    pub(super) fn acks(&self) -> Acks {
+    /// The data planes that are connected.
+    pub(super) fn planes(&self) -> Vec<Plane> {
         let inner = self.lock();
-        let mut planes: Vec<Plane> = inner
-            .sessions
-            .values()
-            .filter_map(|session| {
-                Some(Plane {
-                    node: session.offer.node()?.to_owned(),
-                    mark: *session.offer.mark(),
-                    edition: session.offer.edition(),
-                    rejections: session.offer.rejections().cloned().collect(),
-                    divergences: session.offer.divergences(),
-                })
+        let of = |session: &Session| {
+            Some(Plane {
+                node: session.offer.node()?.to_owned(),
+                mark: *session.offer.mark(),
+                edition: session.offer.edition(),
+                rejections: session.offer.rejections().cloned().collect(),
+                divergences: session.offer.divergences(),
             })
-            .collect();
-        planes.sort_by(|a, b| a.node.cmp(&b.node));
-        Acks { planes }
+        };
+        inner.sessions.values().filter_map(of).collect()
+    }
+
+    /// What every data plane that is level with this controller holds of what is compiled from
+    /// objects, and which edition that is.
+    pub(super) fn objects(&self) -> (Digests, u64) {
+        let inner = self.lock();
+        let mut digests = Digests::default();
+        for kind in Source::Objects.kinds().iter() {
+            digests.set(kind, inner.state.sums(kind).total());
+        }
+        (digests, inner.state.edition())
     }
 
     pub(super) fn acks_changed(&self) -> watch::Receiver<u64> {
         self.acks.subscribe()
     }
 
-    pub(super) fn applied(&self, revision: Revision) -> Applied {
-        let mut answer = Applied::default();
-        for session in self.lock().sessions.values() {
-            let Some(node) = session.offer.node() else {
-                continue;
-            };
-            match session.offer.has_applied(revision) {
-                true => answer.applied.push(node.to_owned()),
-                false => answer.pending.push(node.to_owned()),
-            }
-        }
-        answer.applied.sort();
-        answer.pending.sort();
-        answer
+    /// The data planes that are connected, and whether each refuses the token that was revoked at
+    /// `revision`.
+    pub(super) fn applied(&self, revision: Revision) -> Vec<(String, bool)> {
+        let inner = self.lock();
+        let sessions = inner.sessions.values().map(|session| &session.offer);
+        let of = |offer: &Offer| Some((offer.node()?.to_owned(), offer.has_applied(revision)));
+        sessions.filter_map(of).collect()
     }
 
     /// Opens a session; it ends when the guard is dropped.
@@ -225,7 +238,7 @@ impl Hub {
         let mut offer = Offer::new(Welcome {
             controller: self.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            leader: None,
+            leader: inner.leader.clone(),
         });
         if let Some(reason) = &inner.closing {
             offer.goodbye(reason);

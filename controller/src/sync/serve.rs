@@ -127,8 +127,7 @@ impl Server {
     fn router(&self) -> Router {
         let sync = ConfigSyncServer::new(SyncService(Arc::clone(&self.hub)))
             .max_decoding_message_size(UP_MAX);
-        let fleet = FleetServer::new(FleetService(Arc::clone(&self.links)))
-            .max_decoding_message_size(UP_MAX);
+        let fleet = FleetServer::new(FleetService(self.clone())).max_decoding_message_size(UP_MAX);
         let responses = ResponsesServer::new(ResponsesService(Arc::clone(&self.owners)))
             .max_decoding_message_size(64 << 10);
         tonic::transport::Server::builder()

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bodhi_net::identity::Role;
 use bodhi_proto::names::ObjectRef;
 use bodhi_proto::wire::sync as pb;
 use bodhi_proto::wire::sync::config_sync_server::ConfigSync;
@@ -10,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::callers::permit;
 use super::hub::Hub;
 use super::owners::{OwnersError, ResponseOwner, ResponseOwners};
 use super::session;
@@ -29,6 +31,7 @@ impl ConfigSync for SyncService {
         &self,
         request: Request<Streaming<pb::FromDataPlane>>,
     ) -> Result<Response<Self::SyncStream>, Status> {
+        permit(&request, &[Role::DataPlane])?;
         let (out, outbound) = mpsc::channel(1);
         tokio::spawn(session::run(self.0.open(), request.into_inner(), out));
         Ok(Response::new(ReceiverStream::new(outbound)))
@@ -43,6 +46,7 @@ impl Responses for ResponsesService {
         &self,
         request: Request<pb::RecordRequest>,
     ) -> Result<Response<pb::RecordReply>, Status> {
+        permit(&request, &[Role::DataPlane])?;
         let request = request.into_inner();
         let id = checked_id(request.id)?;
         let owner = request
@@ -65,6 +69,7 @@ impl Responses for ResponsesService {
         &self,
         request: Request<pb::FindRequest>,
     ) -> Result<Response<pb::FindReply>, Status> {
+        permit(&request, &[Role::DataPlane])?;
         let id = checked_id(request.into_inner().id)?;
         let found = self.0.find(id).await.map_err(unavailable)?;
         Ok(Response::new(pb::FindReply {

@@ -1,10 +1,13 @@
 //! What is held, in memory and on disk, and the edge where the machine's wishes become deeds.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bodhi_proto::snapshot::Snapshot;
-use bodhi_proto::sync::{Deny, Down, Effect, Hold, Leader, Up, Violation};
+use bodhi_proto::sync::{
+    Deny, Down, Effect, Hold, Leader, Rejection, Report, Revision, Up, Violation,
+};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
@@ -16,10 +19,14 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The file is written at most this often.
 const SAVE_PERIOD: Duration = Duration::from_secs(5);
 
+/// Most rejections that are reported.
+const REJECTIONS: usize = 1024;
+
 /// What is left for the stream to do.
 pub(super) enum Do {
     Send(Box<Up>),
     Note(Note),
+    Leader(Leader),
     Goodbye(String),
 }
 
@@ -27,7 +34,6 @@ pub(super) enum Do {
 pub(super) enum Note {
     Connected(String),
     Confirmed(SystemTime),
-    Leader(Leader),
     Diverged,
 }
 
@@ -39,7 +45,6 @@ impl Note {
                 status.streams += 1;
             }
             Self::Confirmed(at) => status.confirmed = Some(at),
-            Self::Leader(leader) => status.leader = Some(leader),
             Self::Diverged => status.divergences += 1,
         }
     }
@@ -50,6 +55,10 @@ pub(super) struct Held {
     hold: Hold,
     folder: Option<Folder>,
     publish: watch::Sender<Option<Arc<Snapshot>>>,
+    report: watch::Sender<Report>,
+    /// Denials in force that a restart would forget.
+    unjournalled: HashSet<Revision>,
+    divergences: u64,
     /// When the file may be written; none while it is up to date.
     save_at: Option<Instant>,
     saved: Option<Instant>,
@@ -76,30 +85,68 @@ impl Held {
             None => Hold::new(),
         };
         publish.send_replace(hold.snapshot());
-        Ok(Self {
+        let held = Self {
             hold,
             folder,
             publish,
+            report: watch::channel(Report::default()).0,
+            unjournalled: HashSet::new(),
+            divergences: 0,
             save_at: None,
             saved: None,
-        })
+        };
+        held.report();
+        Ok(held)
     }
 
-    /// The first message of a stream.
-    pub(super) fn hello(&mut self, node: &str) -> Up {
-        self.hold.hello(node, VERSION)
+    /// The first message of a stream that may take the present one's place.
+    pub(super) fn greeting(&self, node: &str) -> Up {
+        self.hold.greeting(node, VERSION)
+    }
+
+    /// The stream that was greeted last takes the place of the one before.
+    pub(super) fn begin(&mut self) {
+        self.hold.begin();
+    }
+
+    /// What is held, for the leader. Denials count once they are journalled.
+    pub(super) fn reports(&self) -> watch::Receiver<Report> {
+        self.report.subscribe()
+    }
+
+    fn report(&self) {
+        let rejections: Arc<[Rejection]> = self.hold.rejections().take(REJECTIONS).collect();
+        let denied = self.hold.denied();
+        let report = Report {
+            mark: *self.hold.mark(),
+            digests: self.hold.digests(),
+            tokens: self.hold.tokens_at(),
+            denied: denied.filter(|r| !self.unjournalled.contains(r)).collect(),
+            rejections: Some(rejections),
+            divergences: self.divergences,
+        };
+        self.report.send_if_modified(|before| {
+            let differs = *before != report;
+            *before = report;
+            differs
+        });
     }
 
     /// Takes a message in and does what it asks for; what the stream has to do is left over.
     pub(super) fn receive(&mut self, down: Down) -> Result<Vec<Do>, Violation> {
         let mut rest = Vec::new();
-        let mut journalled = true;
+        let (mut journalled, mut told) = (true, matches!(down, Down::Deny(_)));
         for effect in self.hold.receive(down)? {
             match effect {
                 Effect::Publish(snapshot) => {
                     self.publish.send_replace(Some(snapshot));
                 }
-                Effect::Journal(deny) => journalled = self.journal(&deny),
+                Effect::Journal(deny) => {
+                    journalled = self.journal(&deny);
+                    if !journalled {
+                        self.unjournalled.insert(deny.revision);
+                    }
+                }
                 // A denial that a restart would forget must not pass for applied.
                 Effect::Send(up) if !journalled && matches!(*up, Up::Denied(_)) => {}
                 Effect::Send(up) => rest.push(Do::Send(up)),
@@ -108,20 +155,25 @@ impl Held {
                     if revoked && self.folder.is_some() {
                         self.save();
                     }
+                    told = true;
                     rest.push(Do::Note(Note::Confirmed(SystemTime::now())));
                 }
                 Effect::Diverged(kind) => {
                     tracing::warn!(%kind, "held something else than was sent; it is compared and repaired");
+                    self.divergences += 1;
+                    told = true;
                     rest.push(Do::Note(Note::Diverged));
                 }
                 Effect::Welcome(welcome) => {
                     rest.push(Do::Note(Note::Connected(welcome.controller)));
-                    let leader = welcome.leader.map(|l| Do::Note(Note::Leader(l)));
-                    rest.extend(leader);
+                    rest.extend(welcome.leader.map(Do::Leader));
                 }
-                Effect::Leader(leader) => rest.push(Do::Note(Note::Leader(leader))),
+                Effect::Leader(leader) => rest.push(Do::Leader(leader)),
                 Effect::Goodbye(reason) => rest.push(Do::Goodbye(reason)),
             }
+        }
+        if told {
+            self.report();
         }
         Ok(rest)
     }
@@ -175,11 +227,16 @@ impl Held {
     pub(super) fn save(&mut self) {
         self.save_at = None;
         self.saved = Some(Instant::now());
-        if let Some(folder) = &mut self.folder
-            && let Err(error) = folder.save(&self.hold, VERSION)
-        {
-            tracing::error!(%error, "the snapshot could not be kept");
-            self.save_at = Some(Instant::now() + SAVE_PERIOD);
+        let Some(folder) = &mut self.folder else {
+            return;
+        };
+        match folder.save(&self.hold, VERSION) {
+            // Denials are in it.
+            Ok(()) => self.unjournalled.clear(),
+            Err(error) => {
+                tracing::error!(%error, "the snapshot could not be kept");
+                self.save_at = Some(Instant::now() + SAVE_PERIOD);
+            }
         }
     }
 

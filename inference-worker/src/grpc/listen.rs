@@ -38,7 +38,8 @@ impl Listener {
                 let socket = bound.map_err(|error| cannot(error.to_string()))?;
                 Ok(Self::Unix(path, socket))
             }
-            Listen::Tls(address, identity) => {
+            Listen::Tls(address, credentials) => {
+                let identity = identity::Server::new(credentials, Listen::CALLERS);
                 let fault = |error| cannot(format!("cannot listen on {address}: {error}"));
                 let tcp = TcpListener::bind(address).await.map_err(fault)?;
                 let address = tcp.local_addr().map_err(fault)?;
@@ -61,7 +62,9 @@ impl Listener {
             Self::Unix(_, socket) => same_user(socket).boxed(),
             Self::Tls(_, tcp, identity) => {
                 let proven = ReceiverStream::new(identity.incoming(tcp));
-                proven.map(|stream| Ok(Connection::Tls(stream))).boxed()
+                proven
+                    .map(|(stream, _)| Ok(Connection::Tls(stream)))
+                    .boxed()
             }
         }
     }

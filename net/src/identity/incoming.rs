@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 
-use super::Server;
+use super::{Peer, Server};
 use crate::accept;
 use crate::stream::Stream;
 
@@ -18,7 +18,7 @@ const HANDSHAKES: usize = 1000;
 impl Server {
     /// Accepts, and does each handshake in a task of its own: one that stalls holds up nobody.
     /// Goes on, on this tokio runtime, until the receiver is dropped.
-    pub fn incoming(self, listener: TcpListener) -> mpsc::Receiver<Stream> {
+    pub fn incoming(self, listener: TcpListener) -> mpsc::Receiver<(Stream, Peer)> {
         let (ready, incoming) = mpsc::channel(16);
         let (identity, free) = (Arc::new(self), Arc::new(Semaphore::new(HANDSHAKES)));
         tokio::spawn(async move {
@@ -46,12 +46,12 @@ async fn handshake(
     identity: &Server,
     tcp: TcpStream,
     peer: SocketAddr,
-    ready: &mpsc::Sender<Stream>,
+    ready: &mpsc::Sender<(Stream, Peer)>,
 ) {
     match identity.accept(tcp).await {
-        Ok(stream) => {
+        Ok(proven) => {
             // Where nobody takes it any more, the server is stopping and it closes.
-            let _ = ready.send(stream).await;
+            let _ = ready.send(proven).await;
         }
         Err(reason) => tracing::warn!(%peer, %reason, "a connection was refused"),
     }

@@ -34,15 +34,42 @@ impl Role {
         }
     }
 
+    /// Every role.
+    const ALL: [Self; 2] = [Self::DataPlane, Self::Controller];
+
     fn is_named_by(self, certificate: &CertificateDer<'_>) -> bool {
-        let Ok(certificate) = EndEntityCert::try_from(certificate) else {
-            return false;
-        };
-        if certificate.valid_uri_names().any(|uri| uri == self.uri()) {
+        if names_uri(certificate, self.uri()) {
             return true;
         }
-        ServerName::try_from(self.dns_name())
-            .is_ok_and(|name| certificate.verify_is_valid_for_subject_name(&name).is_ok())
+        let (Ok(certificate), Ok(name)) = (
+            EndEntityCert::try_from(certificate),
+            ServerName::try_from(self.dns_name()),
+        ) else {
+            return false;
+        };
+        certificate.verify_is_valid_for_subject_name(&name).is_ok()
+    }
+}
+
+/// Whether this very URI is among the certificate's names.
+pub(super) fn names_uri(certificate: &CertificateDer<'_>, uri: &str) -> bool {
+    EndEntityCert::try_from(certificate)
+        .is_ok_and(|certificate| certificate.valid_uri_names().any(|name| name == uri))
+}
+
+/// Who connected: the roles that its certificate names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer([bool; Role::ALL.len()]);
+
+impl Peer {
+    /// None where there is no certificate.
+    pub(super) fn of(certificate: Option<&CertificateDer<'_>>) -> Self {
+        Self(Role::ALL.map(|role| certificate.is_some_and(|c| role.is_named_by(c))))
+    }
+
+    /// Whether it is one of these.
+    pub fn is_one_of(self, roles: &[Role]) -> bool {
+        roles.iter().any(|role| self.0[*role as usize])
     }
 }
 
@@ -79,6 +106,10 @@ impl RoleVerifier {
 }
 
 impl ClientCertVerifier for RoleVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.chain.client_auth_mandatory()
+    }
+
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         self.chain.root_hint_subjects()
     }

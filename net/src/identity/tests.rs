@@ -3,11 +3,22 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use std::io;
+use std::net::SocketAddr;
+
+use bodhi_proto::snapshot::WorkerId;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::version::TLS13;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio_rustls::TlsConnector;
 
 use super::*;
+use crate::tls::provider;
 
 /// An authority with its certificate as PEM.
 struct Authority {
@@ -28,8 +39,14 @@ impl Authority {
 
     /// Certificate and key.
     fn issue(&self, names: Vec<SanType>) -> (String, String) {
+        self.issue_until(names, 4096)
+    }
+
+    /// One that expires when this year begins.
+    fn issue_until(&self, names: Vec<SanType>, year: i32) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
         params.subject_alt_names = names;
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         (certificate.pem(), key.serialize_pem())
@@ -81,17 +98,41 @@ impl Running {
         }
     }
 
+    /// The same with another certificate.
+    async fn showing(names: Vec<SanType>) -> Self {
+        let running = Self::start().await;
+        let pair = running.ca.issue(names);
+        write(running.folder.path(), "server", pair, &running.ca.pem);
+        running
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.listener.local_addr().unwrap()
+    }
+
     fn client(&self, pair: (String, String)) -> Client {
         let identity = write(self.folder.path(), "client", pair, &self.ca.pem);
-        let port = self.listener.local_addr().unwrap().port();
-        Client::load(identity, "127.0.0.1", port).unwrap()
+        Client::load(identity).unwrap()
+    }
+
+    fn data_plane(&self) -> Client {
+        self.client(self.ca.issue(vec![uri("bodhi:dataplane")]))
     }
 
     /// What server and client make of one connection: the greeting, or the errors.
     async fn meet(&self, client: &Client) -> (Result<(), Refused>, io::Result<String>) {
+        let expected = Expected::host("127.0.0.1").unwrap();
+        self.meet_as(client, &expected).await
+    }
+
+    async fn meet_as(
+        &self,
+        client: &Client,
+        expected: &Expected,
+    ) -> (Result<(), Refused>, io::Result<String>) {
         let serving = async {
             let (tcp, _) = self.listener.accept().await.unwrap();
-            let mut stream = self.server.accept(tcp).await?;
+            let (mut stream, _) = self.server.accept(tcp).await?;
             stream.write_all(b"hello").await.unwrap();
             stream.shutdown().await.unwrap();
             Ok(())
@@ -99,7 +140,7 @@ impl Running {
         let calling = async {
             let mut greeting = String::new();
             client
-                .connect()
+                .connect(self.address(), expected)
                 .await?
                 .read_to_string(&mut greeting)
                 .await?;
@@ -161,8 +202,7 @@ async fn another_authority_is_refused_on_either_end() {
     // The client believes the other authority only.
     let pair = running.ca.issue(vec![dns("dataplane")]);
     let identity = write(running.folder.path(), "client", pair, &other.pem);
-    let port = running.listener.local_addr().unwrap().port();
-    let client = Client::load(identity, "127.0.0.1", port).unwrap();
+    let client = Client::load(identity).unwrap();
     let (server, greeting) = running.meet(&client).await;
     assert!(server.is_err());
     let why = greeting.unwrap_err().to_string();
@@ -172,13 +212,176 @@ async fn another_authority_is_refused_on_either_end() {
 #[tokio::test]
 async fn a_server_of_another_name_is_not_believed() {
     let running = Running::start().await;
-    let pair = running.ca.issue(vec![dns("dataplane")]);
-    let identity = write(running.folder.path(), "client", pair, &running.ca.pem);
-    let port = running.listener.local_addr().unwrap().port();
-    let client = Client::load(identity, "localhost", port).unwrap();
-    let (_, greeting) = running.meet(&client).await;
-    let why = greeting.unwrap_err().to_string();
-    assert!(why.contains("not valid for name"), "{why}");
+    let client = running.data_plane();
+    for expected in [
+        Expected::host("localhost"),
+        Expected::controller(["localhost"]),
+    ] {
+        let (_, greeting) = running.meet_as(&client, &expected.unwrap()).await;
+        let why = greeting.unwrap_err().to_string();
+        assert!(why.contains("not valid for name"), "{why}");
+    }
+    let error = Expected::host("a..b").unwrap_err().to_string();
+    assert_eq!(error, "'a..b' is neither a DNS name nor an IP address");
+}
+
+/// Its address was told by another controller: no certificate need hold it.
+#[tokio::test]
+async fn a_controller_is_believed_by_its_role_or_by_the_host() {
+    let hosts = ["controller.bodhi.svc", "controller.example.com"];
+    let expected = Expected::controller(hosts).unwrap();
+    for names in [uri("bodhi:controller"), dns(hosts[0]), dns(hosts[1])] {
+        let running = Running::showing(vec![names]).await;
+        let met = running.meet_as(&running.data_plane(), &expected).await;
+        assert_eq!(met.1.unwrap(), "hello");
+    }
+    // Anybody of ours who is something else.
+    for names in [uri("bodhi:dataplane"), dns("controller"), loopback()] {
+        let running = Running::showing(vec![names]).await;
+        let met = running.meet_as(&running.data_plane(), &expected).await;
+        let why = met.1.unwrap_err().to_string();
+        assert!(why.contains("not valid for name"), "{why}");
+    }
+}
+
+/// An address that was a worker's may be another pod's by now.
+#[tokio::test]
+async fn a_worker_is_believed_by_its_pod_and_by_nothing_else() {
+    let worker = |text: &str| WorkerId::parse(text).unwrap();
+    let expected = Expected::worker(&worker("Alias/bodhi/qwen/3f1c"));
+    assert_eq!(expected.to_string(), "bodhi:worker/bodhi/qwen/3f1c");
+    let running = Running::showing(vec![uri("bodhi:worker/bodhi/qwen/3f1c")]).await;
+    let met = running.meet_as(&running.data_plane(), &expected).await;
+    assert_eq!(met.1.unwrap(), "hello");
+    let others = vec![
+        loopback(),
+        dns("bodhi"),
+        uri("bodhi:dataplane"),
+        uri("bodhi:worker/bodhi/qwen/3f1c0"),
+        uri("bodhi:worker/bodhi/qwen"),
+        uri("bodhi:worker/other/qwen/3f1c"),
+    ];
+    for names in [others, Vec::new()] {
+        let running = Running::showing(names).await;
+        let met = running.meet_as(&running.data_plane(), &expected).await;
+        let why = met.1.unwrap_err().to_string();
+        assert!(
+            why.contains("does not name bodhi:worker/bodhi/qwen/3f1c"),
+            "{why}"
+        );
+        assert!(met.0.is_err(), "the server was told");
+    }
+}
+
+#[tokio::test]
+async fn expired_certificates_are_refused_on_either_end() {
+    let running = Running::start().await;
+    let pair = running.ca.issue_until(vec![dns("dataplane")], 2020);
+    let (served, greeting) = running.meet(&running.client(pair)).await;
+    assert!(served.unwrap_err().to_string().contains("expired"));
+    let told = greeting.unwrap_err().to_string();
+    assert!(told.contains("CertificateExpired"), "{told}");
+
+    let pair = running.ca.issue_until(vec![loopback()], 2020);
+    write(running.folder.path(), "server", pair, &running.ca.pem);
+    let why = running.meet(&running.data_plane()).await.1.unwrap_err();
+    assert!(why.to_string().contains("expired"), "{why}");
+}
+
+#[tokio::test]
+async fn strangers_get_in_where_they_may_and_are_nobody() {
+    let running = Running::start().await;
+    let folder = running.folder.path();
+    let identity = write(
+        folder,
+        "server",
+        running.ca.issue(vec![loopback()]),
+        &running.ca.pem,
+    );
+    let roles = &[Role::DataPlane, Role::Controller];
+    let server = Server::load(identity, roles).unwrap().with_strangers();
+    let config = |own: Option<(String, String)>| {
+        let roots = Pem::read(&PemFile {
+            path: folder.join("server.ca"),
+            flag: "--ca",
+        });
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])
+            .unwrap()
+            .with_root_certificates(roots.unwrap().roots().unwrap());
+        match own {
+            None => config.with_no_client_auth(),
+            Some((certificate, key)) => config
+                .with_client_auth_cert(
+                    vec![
+                        rustls::pki_types::CertificateDer::from_pem_slice(certificate.as_bytes())
+                            .unwrap(),
+                    ],
+                    rustls::pki_types::PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
+                )
+                .unwrap(),
+        }
+    };
+    let meet = async |own| {
+        let calling = async {
+            let tcp = TcpStream::connect(running.address()).await.unwrap();
+            let name = ServerName::from(running.address().ip());
+            let connector = TlsConnector::from(Arc::new(config(own)));
+            // Kept open until the server is done.
+            connector.connect(name, tcp).await
+        };
+        let serving = async {
+            let (tcp, _) = running.listener.accept().await.unwrap();
+            server.accept(tcp).await.map(|(_, peer)| peer)
+        };
+        tokio::join!(calling, serving).1
+    };
+    let stranger = meet(None).await.unwrap();
+    assert!(!stranger.is_one_of(roles));
+    let plane = meet(Some(running.ca.issue(vec![dns("dataplane")])))
+        .await
+        .unwrap();
+    assert!(plane.is_one_of(roles) && !plane.is_one_of(&[Role::Controller]));
+    let both = vec![dns("dataplane"), uri("bodhi:controller")];
+    let both = meet(Some(running.ca.issue(both))).await.unwrap();
+    assert!(both.is_one_of(&[Role::Controller]) && both.is_one_of(&[Role::DataPlane]));
+    // Who shows a certificate is held to it.
+    let other = meet(Some(running.ca.issue(vec![dns("worker")]))).await;
+    assert!(matches!(other, Err(Refused::Role { .. })), "{other:?}");
+}
+
+#[tokio::test]
+async fn what_is_in_memory_counts_from_the_next_connection_on() {
+    let running = Running::start().await;
+    let (bundles, latest) = watch::channel(None);
+    let client = Client::new(Credentials::memory(latest));
+    let expected = Expected::host("127.0.0.1").unwrap();
+    let none = client
+        .connect(running.address(), &expected)
+        .await
+        .unwrap_err();
+    assert_eq!(none.to_string(), "this end has no certificate yet");
+    let bundle = |name| {
+        let identity = write(
+            running.folder.path(),
+            "client",
+            running.ca.issue(vec![dns(name)]),
+            &running.ca.pem,
+        );
+        let pems = identity
+            .files()
+            .each_ref()
+            .map(|file| Pem::read(file).unwrap());
+        let chain = (pems[0].chain().unwrap(), pems[1].key().unwrap());
+        let authorities = pems[2].chain().unwrap();
+        Some(Arc::new(
+            Bundle::new(chain.0, chain.1, authorities).unwrap(),
+        ))
+    };
+    bundles.send_replace(bundle("worker"));
+    assert!(running.meet(&client).await.1.is_err());
+    bundles.send_replace(bundle("dataplane"));
+    assert_eq!(running.meet(&client).await.1.unwrap(), "hello");
 }
 
 #[tokio::test]
@@ -280,7 +483,7 @@ fn faults_name_the_file_and_its_flag() {
             (certificate.into(), key.into()),
             ca,
         );
-        let as_client = Client::load(identity.clone(), "localhost", 1).unwrap_err();
+        let as_client = Client::load(identity.clone()).unwrap_err();
         let as_server = Server::load(identity, &[Role::DataPlane]).unwrap_err();
         for text in [as_client.to_string(), as_server.to_string()] {
             assert!(text.starts_with(file) && text.contains(why), "{text}");
@@ -304,10 +507,7 @@ async fn watched_files_are_looked_at_every_ten_seconds() {
     let ca = Authority::new("ours");
     let pair = || ca.issue(vec![loopback()]);
     let files = write(folder.path(), "server", pair(), &ca.pem).files();
-    let load = Reloading::load(files, |[certificate, key, authorities]| {
-        server_config(certificate, key, authorities, &[Role::DataPlane])
-    });
-    let reloading = Arc::new(load.unwrap());
+    let reloading = Arc::new(Reloading::load(files, Bundle::read).unwrap());
     let before = reloading.current();
     let watched = Arc::clone(&reloading);
     let watching = tokio::spawn(async move { watched.watch().await });

@@ -236,8 +236,19 @@ impl Hold {
 
     /// The first message of a new stream. What an earlier stream left unfinished is dropped.
     pub fn hello(&mut self, node: &str, version: &str) -> Up {
+        self.begin();
+        self.greeting(node, version)
+    }
+
+    /// A new stream takes the place of the one before, of which whatever is unfinished is dropped.
+    pub fn begin(&mut self) {
         self.staged = None;
         self.level = KindSet::NONE;
+    }
+
+    /// The first message of a stream that is to take the present one's place, if it is answered.
+    /// Until it has ([`Hold::begin`]) nothing more of the present one may be taken in.
+    pub fn greeting(&self, node: &str, version: &str) -> Up {
         Up::Hello(Hello {
             node: node.to_owned(),
             version: version.to_owned(),
@@ -263,6 +274,16 @@ impl Hold {
     /// Nothing older than this may be applied.
     pub fn floor(&self) -> &Mark {
         &self.floor
+    }
+
+    /// The store's revision that the token table is a picture of.
+    pub fn tokens_at(&self) -> Option<Revision> {
+        self.tokens_at
+    }
+
+    /// Denials that the token table does not contain yet.
+    pub fn denied(&self) -> impl Iterator<Item = Revision> {
+        self.denies.values().copied()
     }
 
     /// Of the kinds that are held completely.

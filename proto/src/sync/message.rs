@@ -1,5 +1,7 @@
 //! What the two sides say to each other, parsed. The wire form is in [`crate::wire`].
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::mark::{Mark, Revision};
@@ -96,10 +98,36 @@ pub struct Welcome {
 /// The controller that writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leader {
-    /// Where it is reached.
+    /// Its name, as it is in its [`Welcome`].
+    pub controller: String,
+    /// Where it is reached: HOST:PORT.
     pub address: String,
     /// Grows with each election.
     pub epoch: u64,
+}
+
+/// What a data plane holds, as the leader is told, whichever controller it has it from.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Report {
+    /// What is fully contained of each source.
+    pub mark: Mark,
+    /// Of the kinds that it holds completely.
+    pub digests: Digests,
+    /// The store's revision that the token table is a picture of, if there is one.
+    pub tokens: Option<Revision>,
+    /// Denials in force and journalled that the table does not contain yet.
+    pub denied: Vec<Revision>,
+    /// What it does not accept; `None`: what was told last.
+    pub rejections: Option<Arc<[Rejection]>>,
+    /// How often, since its start, it held something else than had been sent.
+    pub divergences: u64,
+}
+
+impl Report {
+    /// Whether the token that was revoked at `revision` is refused.
+    pub fn has_applied(&self, revision: Revision) -> bool {
+        self.tokens >= Some(revision) || self.denied.contains(&revision)
+    }
 }
 
 /// A part of a transaction; the one with a commit is its last.

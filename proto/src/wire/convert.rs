@@ -1,6 +1,8 @@
 //! Between the messages of [`crate::sync`] and their wire form. What comes in is checked
 //! here. Kinds of a newer release are an error: a Hello says which ones are understood.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::sync as pb;
@@ -8,8 +10,8 @@ use crate::digest::{BUCKETS, BucketSet, Digests, Sums, Version};
 use crate::names::TokenId;
 use crate::snapshot::{Kind, KindSet};
 use crate::sync::{
-    Ack, Chunk, Commit, Deny, Down, Hello, Leader, Mark, Put, Rejection, Revision, Source, Up,
-    Welcome,
+    Ack, Chunk, Commit, Deny, Down, Hello, Leader, Mark, Put, Rejection, Report, Revision, Source,
+    Up, Welcome,
 };
 
 /// Why a message of the other side cannot be understood.
@@ -143,6 +145,54 @@ pub fn deny_from_wire(deny: pb::Deny) -> Result<Deny, WireError> {
     })
 }
 
+/// The wire form of a revision of the store.
+pub fn store_position(revision: Revision) -> pb::Position {
+    position(Source::Store, revision)
+}
+
+/// The inverse of [`store_position`].
+///
+/// # Errors
+/// There is none, or it is another source's.
+pub fn store_revision(given: Option<pb::Position>) -> Result<Revision, WireError> {
+    match given {
+        Some(given) if given.source == Source::Store as i32 => Ok(revision_from(&given)),
+        _ => Err(WireError::Malformed("position")),
+    }
+}
+
+impl From<Report> for pb::Report {
+    fn from(report: Report) -> Self {
+        let rejections = report.rejections.map(|all| pb::Rejections {
+            rejections: all.iter().cloned().map(rejection_to).collect(),
+        });
+        Self {
+            mark: mark_to(&report.mark),
+            digests: digests_to(&report.digests),
+            tokens: report.tokens.map(store_position),
+            denied: report.denied.into_iter().map(store_position).collect(),
+            rejections,
+            divergences: report.divergences,
+        }
+    }
+}
+
+impl TryFrom<pb::Report> for Report {
+    type Error = WireError;
+
+    fn try_from(given: pb::Report) -> Result<Self, WireError> {
+        let rejections = given.rejections.map(|all| rejections_from(all.rejections));
+        Ok(Self {
+            mark: mark_from(given.mark),
+            digests: digests_from(given.digests)?,
+            tokens: given.tokens.map(|p| revision_from(&p)),
+            denied: given.denied.iter().map(revision_from).collect(),
+            rejections: rejections.transpose()?.map(Arc::from),
+            divergences: given.divergences,
+        })
+    }
+}
+
 impl From<Up> for pb::FromDataPlane {
     fn from(up: Up) -> Self {
         use pb::from_data_plane::Message;
@@ -263,6 +313,7 @@ impl TryFrom<pb::FromController> for Down {
 
 fn leader_to(leader: Leader) -> pb::Leader {
     pb::Leader {
+        controller: leader.controller,
         address: leader.address,
         epoch: leader.epoch,
     }
@@ -270,6 +321,7 @@ fn leader_to(leader: Leader) -> pb::Leader {
 
 fn leader_from(leader: pb::Leader) -> Leader {
     Leader {
+        controller: leader.controller,
         address: leader.address,
         epoch: leader.epoch,
     }

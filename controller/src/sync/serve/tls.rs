@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bodhi_net::identity::Server;
+use bodhi_net::identity::{Peer, Server};
 use bodhi_net::stream::Stream;
 use futures_util::StreamExt as _;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -12,24 +12,27 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
-/// A data plane's connection.
-pub(super) struct Peer(Stream);
+/// A connection, and who is at its other end.
+pub(super) struct Connection(Stream, Peer);
 
 /// Those that come to `listener`.
 pub(super) fn incoming(
     listener: TcpListener,
     identity: Server,
-) -> impl futures_util::Stream<Item = io::Result<Peer>> {
-    ReceiverStream::new(identity.incoming(listener)).map(|stream| Ok(Peer(stream)))
+) -> impl futures_util::Stream<Item = io::Result<Connection>> {
+    ReceiverStream::new(identity.incoming(listener))
+        .map(|(stream, peer)| Ok(Connection(stream, peer)))
 }
 
-impl Connected for Peer {
-    type ConnectInfo = ();
+impl Connected for Connection {
+    type ConnectInfo = Peer;
 
-    fn connect_info(&self) -> Self::ConnectInfo {}
+    fn connect_info(&self) -> Peer {
+        self.1
+    }
 }
 
-impl AsyncRead for Peer {
+impl AsyncRead for Connection {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -39,7 +42,7 @@ impl AsyncRead for Peer {
     }
 }
 
-impl AsyncWrite for Peer {
+impl AsyncWrite for Connection {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -1,34 +1,42 @@
-//! How long to wait before the next attempt to connect.
+//! How long to wait before the next attempt.
 
 use std::time::Duration;
 
 const LEAST: Duration = Duration::from_millis(200);
+/// Longest wait of [`Backoff::default`].
 const MOST: Duration = Duration::from_secs(15);
-/// A stream that lasted this long makes the next wait short again.
+/// What lasted this long makes the next wait short again.
 const STABLE: Duration = Duration::from_secs(60);
 
 /// Exponential with full jitter: a thousand data planes that lose one controller come back
 /// spread over the whole wait.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub struct Backoff {
+    next: Duration,
     most: Duration,
 }
 
 impl Default for Backoff {
+    /// Waits of up to 15 s.
     fn default() -> Self {
-        Self { most: LEAST }
+        Self::up_to(MOST)
     }
 }
 
 impl Backoff {
-    /// The wait after a stream or an attempt that lasted `lasted`, however it ended; `jitter` is
-    /// uniform in 0..1.
-    pub(super) fn after(&mut self, lasted: Duration, jitter: f64) -> Duration {
+    /// Waits of up to `most`.
+    pub fn up_to(most: Duration) -> Self {
+        Self { next: LEAST, most }
+    }
+
+    /// The wait after an attempt, or what it began, that lasted `lasted`, however it ended;
+    /// `jitter` is uniform in 0..1.
+    pub fn after(&mut self, lasted: Duration, jitter: f64) -> Duration {
         if lasted >= STABLE {
-            self.most = LEAST;
+            self.next = LEAST;
         }
-        let wait = self.most.mul_f64(jitter.clamp(0.0, 1.0));
-        self.most = (self.most * 2).min(MOST);
+        let wait = self.next.mul_f64(jitter.clamp(0.0, 1.0));
+        self.next = (self.next * 2).min(self.most);
         wait
     }
 }
