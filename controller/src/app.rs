@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use axum::Router;
+use bodhi_net::identity::Credentials;
 use bodhi_proto::secret::Secret;
 use bodhi_proto::snapshot::Scope;
 use bodhi_proto::sync::Revision;
@@ -49,6 +50,8 @@ pub struct Controller {
     pub admin: Router,
     /// What is known at each moment.
     pub world: watch::Receiver<Arc<World>>,
+    /// This controller's certificate, where the managed authority makes it.
+    pub credentials: Option<Credentials>,
     /// The file that keeps the admin token.
     pub admin_token_file: PathBuf,
     source: Arc<dyn ObjectSource>,

@@ -18,10 +18,11 @@ use bodhi_proto::snapshot::{
 };
 use clap::Args;
 
+use crate::authority::{NameError, ServerNames};
 use crate::store::StoreConfig;
 
-pub use accounts::{AccountError, AccountFlags};
-pub use cluster::{ClusterConfig, ClusterError, ClusterFlags};
+pub use accounts::{AccountError, AccountFlags, AuthorityFlags};
+pub use cluster::{AuthorityConfig, ClusterConfig, ClusterError, ClusterFlags};
 pub use store::{StoreFlagError, StoreFlags};
 
 /// Flags of policy, shared by `bodhi-controller` and `bodhi up`.
@@ -73,7 +74,7 @@ impl WorkerFlags {
 /// Flags of where data planes connect.
 #[derive(Debug, Clone, Default, Args)]
 pub struct SyncFlags {
-    /// Where data planes connect: unix:PATH, or IP:PORT with the three files below
+    /// Where data planes connect: unix:PATH, or IP:PORT with either the three files or the names below
     /// [default: `sync.sock` in the data folder]
     #[arg(long, value_name = "ADDRESS")]
     pub listen_sync: Option<String>,
@@ -87,6 +88,15 @@ pub struct SyncFlags {
     /// Certificates (PEM) of the authorities that sign data planes' certificates
     #[arg(long, value_name = "FILE")]
     pub sync_ca: Option<PathBuf>,
+    /// In a cluster, instead of files: the DNS names and IP addresses by which data planes dial this
+    /// controller. The managed authority then makes its certificate, and sells theirs
+    #[arg(
+        long,
+        env = "BODHI_SYNC_NAMES",
+        value_name = "NAME,…",
+        value_delimiter = ','
+    )]
+    pub sync_names: Vec<String>,
 }
 
 /// Where data planes connect, judged.
@@ -96,6 +106,8 @@ pub enum ListenSync {
     Unix(PathBuf),
     /// Mutual TLS.
     Tls(SocketAddr, Credentials),
+    /// The same, with a certificate of the managed authority that holds these names.
+    Managed(SocketAddr, ServerNames),
 }
 
 impl ListenSync {
@@ -114,14 +126,22 @@ pub enum SyncError {
     Address(String),
     /// One end would prove nothing.
     #[error(
-        "--listen-sync {0} takes mutual TLS: --sync-cert, --sync-key and --sync-ca must all be given"
+        "--listen-sync {0} takes mutual TLS: --sync-cert, --sync-key and --sync-ca must all be given, \
+         or in a cluster --sync-names"
     )]
     FilesMissing(SocketAddr),
     /// The operator believes in an encryption that is not there.
     #[error(
-        "--sync-cert, --sync-key and --sync-ca go with --listen-sync IP:PORT; a Unix socket takes none"
+        "--sync-cert, --sync-key, --sync-ca and --sync-names go with --listen-sync IP:PORT; a Unix \
+         socket takes none"
     )]
     FilesUnused,
+    /// Which certificate?
+    #[error("--sync-names makes a certificate: leave out --sync-cert, --sync-key and --sync-ca")]
+    FilesAndNames,
+    /// Not a name.
+    #[error("--sync-names: {0}")]
+    Names(#[from] NameError),
     /// The files cannot be used.
     #[error(transparent)]
     Files(#[from] PemError),
@@ -143,12 +163,19 @@ impl SyncFlags {
         };
         if let Some(socket) = socket {
             return match files {
-                (None, None, None) => Ok(ListenSync::Unix(socket)),
+                (None, None, None) if self.sync_names.is_empty() => Ok(ListenSync::Unix(socket)),
                 _ => Err(SyncError::FilesUnused),
             };
         }
         let text = self.listen_sync.unwrap_or_default();
         let address = text.parse().map_err(|_| SyncError::Address(text))?;
+        if !self.sync_names.is_empty() {
+            let names = ServerNames::parse(self.sync_names.iter().map(String::as_str))?;
+            return match files {
+                (None, None, None) => Ok(ListenSync::Managed(address, names)),
+                _ => Err(SyncError::FilesAndNames),
+            };
+        }
         let (Some(certificate), Some(key), Some(authorities)) = files else {
             return Err(SyncError::FilesMissing(address));
         };
@@ -321,8 +348,32 @@ mod tests {
             sync_cert: file.map(PathBuf::from),
             sync_key: file.map(PathBuf::from),
             sync_ca: file.map(PathBuf::from),
+            sync_names: Vec::new(),
         };
         flags.judge(Path::new("/data"))
+    }
+
+    #[test]
+    fn names_stand_in_for_files() {
+        let judge = |address: &str, names: &[&str], file: Option<&str>| {
+            let flags = SyncFlags {
+                listen_sync: Some(address.into()),
+                sync_cert: file.map(PathBuf::from),
+                sync_names: names.iter().map(|name| (*name).to_owned()).collect(),
+                ..SyncFlags::default()
+            };
+            flags.judge(Path::new("/data"))
+        };
+        let names = ["bodhi-controller.bodhi.svc", "10.0.0.1"];
+        let listen = judge("[::]:1138", &names, None).unwrap();
+        let parsed = ServerNames::parse(names).unwrap();
+        assert!(matches!(listen, ListenSync::Managed(a, n) if a.port() == 1138 && n == parsed));
+        let both = judge("[::]:1138", &names, Some("/cert")).unwrap_err();
+        assert!(matches!(both, SyncError::FilesAndNames));
+        let socket = judge("unix:/a", &names, None).unwrap_err();
+        assert!(matches!(socket, SyncError::FilesUnused));
+        let wrong = judge("[::]:1138", &["https://a"], None).unwrap_err();
+        assert!(wrong.to_string().contains("'https://a'"), "{wrong}");
     }
 
     #[test]

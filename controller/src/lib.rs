@@ -8,10 +8,12 @@
 pub mod admin;
 pub mod api;
 pub mod app;
+pub mod authority;
 pub mod compile;
 pub mod config;
 pub mod health;
 pub mod index;
+pub mod jwks;
 pub mod leader;
 pub mod pools;
 pub mod reconcile;

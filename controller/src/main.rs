@@ -8,9 +8,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bodhi_controller::admin;
 use bodhi_controller::app::{Controller, FirstStart};
+use bodhi_controller::authority::ServerNames;
 use bodhi_controller::config::{
-    ClusterConfig, ClusterFlags, Config, ListenSync, PolicyFlags, StoreFlags, SyncFlags,
-    WorkerFlags,
+    AccountFlags, AuthorityConfig, AuthorityFlags, ClusterConfig, ClusterFlags, Config, ListenSync,
+    PolicyFlags, StoreFlags, SyncFlags, WorkerFlags,
 };
 use bodhi_net::identity::{self, Credentials};
 use bodhi_net::{drain, logging};
@@ -63,6 +64,12 @@ struct Cli {
 
     #[command(flatten)]
     cluster: ClusterFlags,
+
+    #[command(flatten)]
+    accounts: AccountFlags,
+
+    #[command(flatten)]
+    authority: AuthorityFlags,
 
     #[command(flatten)]
     policy: PolicyFlags,
@@ -118,6 +125,16 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
                 .serve_tls(listener, identity, shutdown)
                 .await?
         }
+        Sync::Managed(listener, ..) => {
+            let own = controller.credentials.take();
+            let own =
+                own.context("--sync-names takes the managed authority of a cluster: --kubernetes")?;
+            let identity = identity::Server::new(own, ListenSync::CALLERS).with_strangers();
+            controller
+                .sync
+                .serve_tls(listener, identity, shutdown)
+                .await?
+        }
     }
     controller.stop_workers(DRAIN).await;
     controller.step_down().await;
@@ -145,6 +162,14 @@ async fn start(cli: Cli) -> anyhow::Result<Controller> {
 
 /// A pod's output is kept and read by others: no token is printed there.
 async fn start_in_cluster(cli: Cli, sync: &Sync) -> anyhow::Result<Controller> {
+    let authority = match sync {
+        Sync::Managed(_, _, names) => Some(AuthorityConfig {
+            secret: cli.authority.authority_secret.clone(),
+            names: names.clone(),
+            data_plane: cli.authority.data_plane(&cli.namespace)?,
+        }),
+        Sync::Unix(_) | Sync::Tls(..) => None,
+    };
     let controller = Controller::start_in_cluster(ClusterConfig {
         store: cli.store.judge(&cli.data)?,
         data: cli.data,
@@ -152,6 +177,8 @@ async fn start_in_cluster(cli: Cli, sync: &Sync) -> anyhow::Result<Controller> {
         lease: cli.cluster.lease(&cli.namespace, sync.address())?,
         identity: sync.identity(),
         policy: cli.policy.policy()?,
+        callers: cli.accounts.callers()?,
+        authority,
         static_tokens: cli.policy.static_tokens()?,
     })
     .await?;
@@ -168,6 +195,7 @@ async fn start_in_cluster(cli: Cli, sync: &Sync) -> anyhow::Result<Controller> {
 enum Sync {
     Unix(PathBuf),
     Tls(TcpListener, SocketAddr, Credentials),
+    Managed(TcpListener, SocketAddr, ServerNames),
 }
 
 impl Sync {
@@ -175,14 +203,15 @@ impl Sync {
     fn address(&self) -> Option<SocketAddr> {
         match self {
             Self::Unix(_) => None,
-            Self::Tls(_, address, _) => Some(*address),
+            Self::Tls(_, address, _) | Self::Managed(_, address, _) => Some(*address),
         }
     }
 
     /// Who this controller is to others, where it proves that.
     fn identity(&self) -> Option<Arc<identity::Client>> {
         match self {
-            Self::Unix(_) => None,
+            // Of the managed authority it is made where that runs.
+            Self::Unix(_) | Self::Managed(..) => None,
             Self::Tls(_, _, credentials) => {
                 Some(Arc::new(identity::Client::new(credentials.clone())))
             }
@@ -193,13 +222,22 @@ impl Sync {
         match listen {
             ListenSync::Unix(path) => Ok(Self::Unix(path)),
             ListenSync::Tls(address, credentials) => {
-                let listener = TcpListener::bind(address)
-                    .await
-                    .with_context(|| format!("cannot listen on {address} (sync)"))?;
-                let address = listener.local_addr()?;
+                let (listener, address) = Self::listen(address).await?;
                 Ok(Self::Tls(listener, address, credentials))
             }
+            ListenSync::Managed(address, names) => {
+                let (listener, address) = Self::listen(address).await?;
+                Ok(Self::Managed(listener, address, names))
+            }
         }
+    }
+
+    async fn listen(address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("cannot listen on {address} (sync)"))?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
     }
 }
 
@@ -207,7 +245,9 @@ impl std::fmt::Display for Sync {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
-            Self::Tls(_, address, _) => write!(f, "https://{address}"),
+            Self::Tls(_, address, _) | Self::Managed(_, address, _) => {
+                write!(f, "https://{address}")
+            }
         }
     }
 }

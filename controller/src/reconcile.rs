@@ -73,8 +73,8 @@ pub struct Parts {
     pub source: Arc<dyn ObjectSource>,
     /// The operator's word.
     pub settings: Settings,
-    /// Gateway-wide lists and caps.
-    pub policy: Policy,
+    /// Gateway-wide lists and caps, and who may call by a ServiceAccount.
+    pub policy: watch::Receiver<Arc<Policy>>,
     /// Tokens that the environment sets and the store does not know.
     pub static_tokens: Vec<Arc<Token>>,
 }
@@ -128,7 +128,7 @@ impl Reconciler {
         let (runtime, sync) = (Arc::clone(&parts.runtime), parts.sync.clone());
         tokio::spawn(pools::run(runtime, sync, wanted, show));
         parts.sync.publish(Publication {
-            policy: Some(Arc::new(parts.policy.clone())),
+            policy: Some(Arc::clone(&parts.policy.borrow())),
             ..Publication::default()
         });
         let reconciler = Self {
@@ -184,6 +184,10 @@ impl Reconciler {
                     }
                 }
                 Ok(()) = self.workers.changed() => self.publish_workers(),
+                Ok(()) = self.parts.policy.changed() => {
+                    self.publish_policy();
+                    continue;
+                }
                 Ok(()) = acks_changed.changed() => {}
                 () = self.parts.statuses.turned() => {}
                 _ = sweep.tick(), if self.parts.leadership.is_some() => {
@@ -238,6 +242,29 @@ impl Reconciler {
             tokens: Tokens::All(tokens),
             marks: vec![(Source::Store, self.revision(changes.seq))],
             ..Publication::default()
+        });
+    }
+
+    fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.parts.policy.borrow())
+    }
+
+    /// Offers other keys of the cluster. No object depends on them.
+    fn publish_policy(&mut self) {
+        let policy = Arc::clone(&self.parts.policy.borrow_and_update());
+        self.parts.sync.publish(Publication {
+            policy: Some(Arc::clone(&policy)),
+            ..Publication::default()
+        });
+        self.world.send_modify(|world| {
+            let snapshot = Snapshot {
+                policy,
+                ..Snapshot::clone(&world.snapshot)
+            };
+            *world = Arc::new(World {
+                snapshot: Arc::new(snapshot),
+                ..World::clone(world)
+            });
         });
     }
 
@@ -355,7 +382,7 @@ impl Reconciler {
                     .map(|c| (c.object.clone(), Arc::clone(c)))
                     .collect(),
             ),
-            policy: Arc::new(self.parts.policy.clone()),
+            policy: self.policy(),
             ..local.snapshot()
         };
         let published = self.parts.sync.publish(Publication {

@@ -13,6 +13,7 @@ mod acks;
 mod callers;
 mod guard;
 mod hub;
+mod identity;
 mod link;
 mod owners;
 mod peers;
@@ -37,6 +38,8 @@ use bodhi_proto::snapshot::{
 use bodhi_proto::sync::{Deny, Mark, Revision, Source};
 use tokio::sync::watch;
 use tokio::time::Instant;
+
+use crate::authority::Seller;
 
 use self::hub::Hub;
 use self::link::Links;
@@ -112,6 +115,7 @@ pub struct Server {
     links: Arc<Links>,
     standing: Arc<Standing>,
     owners: Arc<dyn ResponseOwners>,
+    seller: Option<Arc<Seller>>,
 }
 
 impl Server {
@@ -146,6 +150,15 @@ impl Server {
             links: Arc::new(Links::new(acks)),
             standing: Arc::new(Standing::new(config.name, peers)),
             owners: config.owners,
+            seller: None,
+        }
+    }
+
+    /// The same, which also sells certificates (`Identity.SignCertificate`), to whoever connects.
+    pub fn selling(self, seller: Arc<Seller>) -> Self {
+        Self {
+            seller: Some(seller),
+            ..self
         }
     }
 

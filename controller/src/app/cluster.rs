@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use bodhi_net::identity::{self, Credentials};
+use bodhi_net::service_account::Object;
 use bodhi_proto::chat::Failure;
 use bodhi_proto::sync::Leader;
 use futures_util::future::BoxFuture;
@@ -17,7 +19,9 @@ use super::glue::Glue;
 use super::{Controller, make_private, prune, random};
 use crate::admin::{self, AdminState, ApplyWriter};
 use crate::api::Reason;
+use crate::authority::{self, Seller, SellerConfig};
 use crate::config::ClusterConfig;
+use crate::jwks::Jwks;
 use crate::leader::{Leadership, stand};
 use crate::reconcile::{Parts, Reconciler};
 use crate::runtime::{ModelState, Observed, Runtime, Trouble, Wanted};
@@ -65,27 +69,52 @@ impl Controller {
         let namespace = &config.settings.release_namespace;
         let Opened { store, rotation } =
             store::open(with_master_keys(config.store, &client, namespace).await?).await?;
-        let identity = Arc::clone(&config.lease.candidate.identity);
+        let name = Arc::clone(&config.lease.candidate.identity);
+        let release = config.lease.namespace.clone();
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = async { drop(stopped.await) };
         let (leadership, task) = stand(client.clone(), config.lease, stopped);
+        let managed = config.authority.map(|given| {
+            let authority = authority::keep(authority::Config {
+                client: client.clone(),
+                namespace: release,
+                secret: given.secret,
+                leadership: leadership.clone(),
+            });
+            let own = Credentials::memory(authority::own(authority.clone(), given.names));
+            (authority, given.data_plane, own)
+        });
+        let credentials = managed.as_ref().map(|(.., own)| own.clone());
+        let made = credentials.clone().map(identity::Client::new).map(Arc::new);
         let sync = Server::one_of(
             sync::Config {
-                name: identity.to_string(),
+                name: name.to_string(),
                 owners: Arc::new(StoreOwners(Arc::clone(&store))),
             },
             sync::Peers {
                 leader: leader(leadership.clone()),
-                client: config.identity,
+                client: made.or(config.identity),
             },
         );
+        let jwks = Jwks::start(client.clone());
+        let sync = match managed {
+            None => sync,
+            Some((authority, data_plane, _)) => sync.selling(Arc::new(Seller::new(SellerConfig {
+                authority,
+                jwks: jwks.clone(),
+                data_plane,
+                // As long as nothing runs workers, no pod is one.
+                workers: Arc::new(|_: &str, _: &Object| None),
+            }))),
+        };
+        let policy = jwks.policy(config.policy, config.callers).await;
         let runtime: Arc<dyn Runtime> = Arc::new(NoWorkers::default());
         let (events, source) = watch_cluster(KubeConfig {
             client: client.clone(),
             namespaces: config.settings.namespaces.clone(),
         });
         let source: Arc<dyn ObjectSource> = Arc::new(source);
-        let statuses = AppliedStatuses::start(client.clone(), &identity, leadership.clone());
+        let statuses = AppliedStatuses::start(client.clone(), &name, leadership.clone());
         let settings = config.settings;
         let (reconciler, world) = Reconciler::start(Parts {
             sync: sync.clone(),
@@ -95,7 +124,7 @@ impl Controller {
             leadership: Some(leadership.clone()),
             source: Arc::clone(&source),
             settings: settings.clone(),
-            policy: config.policy,
+            policy,
             static_tokens: config.static_tokens,
         });
         tokio::spawn(reconciler.run(events));
@@ -122,6 +151,7 @@ impl Controller {
             store,
             admin,
             world,
+            credentials,
             admin_token_file: config.data.join("admin-token"),
             source,
             runtime,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
+use tokio::sync::watch;
 
 use super::glue::{Glue, rescan};
 use super::{Controller, make_private, prune};
@@ -59,7 +60,7 @@ impl Controller {
             leadership: None,
             source: Arc::new(files.clone()),
             settings: Settings::standalone(&config.namespace),
-            policy: config.policy.clone(),
+            policy: watch::channel(Arc::new(config.policy)).1,
             static_tokens: config.static_tokens,
         });
         tokio::spawn(reconciler.run(events));
@@ -92,6 +93,7 @@ impl Controller {
             store,
             admin,
             world,
+            credentials: None,
             admin_token_file: config.data.join("admin-token"),
             source: Arc::new(source),
             runtime,

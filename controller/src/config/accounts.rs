@@ -16,6 +16,37 @@ pub struct AccountFlags {
     pub service_accounts: Vec<String>,
 }
 
+/// Flags of the managed authority (`--sync-names`).
+#[derive(Debug, Clone, Default, Args)]
+pub struct AuthorityFlags {
+    /// The Secret in the release's namespace that keeps the managed authority; it has to exist
+    #[arg(long, value_name = "NAME", default_value = "bodhi-ca")]
+    pub authority_secret: String,
+    /// The ServiceAccount of the release's data planes, as NAMESPACE/NAME
+    /// [default: `bodhi-dataplane` in the release's namespace]
+    #[arg(long, env = "BODHI_DATAPLANE_ACCOUNT", value_name = "NAMESPACE/NAME")]
+    pub dataplane_account: Option<String>,
+}
+
+impl AuthorityFlags {
+    /// Whose pods are data planes.
+    ///
+    /// # Errors
+    /// [`AccountError`].
+    pub fn data_plane(&self, release_namespace: &str) -> Result<ServiceAccountName, AccountError> {
+        let account = match &self.dataplane_account {
+            Some(account) => account.clone(),
+            None => format!("{release_namespace}/bodhi-dataplane"),
+        };
+        ServiceAccountName::parse(&account).map_err(|error| {
+            AccountError(vec![format!(
+                "--dataplane-account must read NAMESPACE/NAME, such as bodhi/bodhi-dataplane; in \
+                 '{account}' it {error}"
+            )])
+        })
+    }
+}
+
 /// Flags that cannot be acted on: all of them, each with what is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
@@ -105,6 +136,24 @@ mod tests {
         assert_eq!(callers[1].models, None);
         let models = callers[0].models.as_ref().unwrap();
         assert!(models.matches("qwen3:4b") && models.matches("gpt-4") && !models.matches("o1"));
+    }
+
+    #[test]
+    fn data_planes_run_as_one_account() {
+        let of = |account: Option<&str>| {
+            let flags = AuthorityFlags {
+                dataplane_account: account.map(str::to_owned),
+                ..AuthorityFlags::default()
+            };
+            flags.data_plane("bodhi").map(|account| account.to_string())
+        };
+        assert_eq!(of(None).unwrap(), "bodhi/bodhi-dataplane");
+        assert_eq!(of(Some("a/plane")).unwrap(), "a/plane");
+        let error = of(Some("A/plane")).unwrap_err().to_string();
+        assert!(
+            error.starts_with("--dataplane-account must read"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -6,10 +6,12 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use bodhi_net::identity;
-use bodhi_proto::snapshot::{Policy, Token};
+use bodhi_proto::names::ServiceAccountName;
+use bodhi_proto::snapshot::{MappedAccount, Policy, Token};
 use clap::Args;
 use ipnet::IpNet;
 
+use crate::authority::ServerNames;
 use crate::compile::{Deployment, EgressGrant, HostPathGrant, NameGrant, Settings};
 use crate::leader;
 use crate::store::StoreConfig;
@@ -217,6 +219,16 @@ fn host_name() -> Option<String> {
     Some(name.trim().to_owned()).filter(|name| !name.is_empty())
 }
 
+/// How the managed authority is used.
+pub struct AuthorityConfig {
+    /// The Secret that keeps it.
+    pub secret: String,
+    /// Under which names this controller is dialled.
+    pub names: ServerNames,
+    /// Whose pods are data planes.
+    pub data_plane: ServiceAccountName,
+}
+
 /// What a controller in a cluster is told, judged.
 pub struct ClusterConfig {
     /// Folder of the admin token and, unless they are elsewhere, store and master key; made if
@@ -232,6 +244,10 @@ pub struct ClusterConfig {
     pub identity: Option<Arc<identity::Client>>,
     /// Gateway-wide lists and caps.
     pub policy: Policy,
+    /// ServiceAccounts that may call.
+    pub callers: Vec<MappedAccount>,
+    /// The managed authority, where it is in use.
+    pub authority: Option<AuthorityConfig>,
     /// Tokens that the environment sets.
     pub static_tokens: Vec<Arc<Token>>,
 }

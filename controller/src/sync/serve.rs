@@ -11,6 +11,7 @@ use std::time::Duration;
 use bodhi_net::{identity, unix};
 use bodhi_proto::wire::sync::config_sync_server::ConfigSyncServer;
 use bodhi_proto::wire::sync::fleet_server::FleetServer;
+use bodhi_proto::wire::sync::identity_server::IdentityServer;
 use bodhi_proto::wire::sync::responses_server::ResponsesServer;
 use futures_util::Stream;
 use futures_util::future::BoxFuture;
@@ -21,6 +22,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::{Connected, Router};
 
 use super::Server;
+use super::identity::{IdentityService, MESSAGE_MAX};
 use super::link::FleetService;
 use super::services::{ResponsesService, SyncService};
 use super::session::MAX_AGE;
@@ -130,6 +132,9 @@ impl Server {
         let fleet = FleetServer::new(FleetService(self.clone())).max_decoding_message_size(UP_MAX);
         let responses = ResponsesServer::new(ResponsesService(Arc::clone(&self.owners)))
             .max_decoding_message_size(64 << 10);
+        let identity = self.seller.clone().map(|seller| {
+            IdentityServer::new(IdentityService(seller)).max_decoding_message_size(MESSAGE_MAX)
+        });
         tonic::transport::Server::builder()
             .max_concurrent_streams(STREAMS_MAX)
             .http2_max_local_error_reset_streams(Some(64))
@@ -140,6 +145,7 @@ impl Server {
             .add_service(sync)
             .add_service(fleet)
             .add_service(responses)
+            .add_optional_service(identity)
     }
 }
 
