@@ -40,7 +40,7 @@ async fn controllers_that_start_at_once_agree_on_one_master_key() {
     let missing = from_secret(client(&cluster).await, "default", "bodhi-master", &fill(0)).await;
     let told = missing.unwrap_err().to_string();
     assert!(
-        told.contains("default/bodhi-master cannot be read"),
+        told.contains("default/bodhi-master of the master keys cannot be read"),
         "{told}"
     );
     // As the chart ships it.
