@@ -3,7 +3,8 @@
 
     mkimage.py OUT.tar NAME:TAG ENTRYPOINT [--user UID] [HOST=PATH_IN_IMAGE ...]
 
-A HOST that is a folder goes in with all it holds. The same input makes the same bytes. Import it
+A HOST that is a folder goes in with all it holds, a program with the libraries that it is linked
+to. The same input makes the same bytes. Import it
 with `ctr -n k8s.io images import OUT.tar`.
 https://github.com/opencontainers/image-spec/blob/v1.1.1/image-layout.md
 """
@@ -15,6 +16,8 @@ import io
 import json
 import os
 import platform
+import re
+import subprocess
 import tarfile
 
 MEDIA = "application/vnd.oci.image"
@@ -41,6 +44,17 @@ def layer(pairs):
     return buffer.getvalue()
 
 
+def libraries(pairs):
+    """What the programs among them are linked to, at the same paths."""
+    found = {}
+    for host, _ in pairs:
+        if os.path.isfile(host) and os.access(host, os.X_OK):
+            # It fails on what is static or no program at all.
+            told = subprocess.run(["ldd", host], capture_output=True, text=True).stdout
+            found |= {path: path for path in re.findall(r"(/\S+) \(0x", told)}
+    return sorted(found.items())
+
+
 def digest(data):
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
@@ -58,7 +72,8 @@ def main():
     parser.add_argument("files", nargs="*")
     args = parser.parse_intermixed_args()
 
-    plain = layer(pair.split("=", 1) for pair in args.files)
+    pairs = [pair.split("=", 1) for pair in args.files]
+    plain = layer(pairs + libraries(pairs))
     packed = gzip.compress(plain, 1, mtime=0)
     architecture = {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
     config = json.dumps({
